@@ -1,0 +1,169 @@
+"""Load and save models: our own folders, and those of the public Hyena and HyenaDNA, as they are.
+
+A folder holds config.json and weights.safetensors or weights.ckpt. Nothing that is loaded can run code.
+"""
+
+import json
+import os
+import pickle
+import tempfile
+from dataclasses import asdict, fields
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flashref.hyena import Hyena, HyenaConfig, HyenaOperator
+
+# Settings of the public models that change what is computed, each with the only value that is computed here.
+_FIXED = {
+    "_name_": ("hyena",),
+    "short_filter_order": (3,),
+    "local_order": (3,),
+    "modulate": (True,),
+    "num_inner_mlps": (2,),
+    "normalized": (False,),
+    "num_heads": (1,),
+    "num_blocks": (1,),
+    "inner_factor": (1,),
+    "outer_mixing": (False,),
+    "post_order_ffn": (False,),
+    "activation": ("id", None),
+    "bidirectional": (False,),
+}
+
+
+def load(path: str | os.PathLike) -> Hyena:
+    """The language model in a folder, in evaluation mode, on the CPU, in the weights' own dtype (half ones as float32).
+
+    Keys may or may not start with ``model.`` and may contain ``.mixer.layer.`` and ``.mlp.layer.``, as in checkpoints
+    of HyenaDNA. Raises FileNotFoundError for a path that does not exist, ValueError for whatever else is wrong: no
+    config, not a checkpoint, keys that are missing, unexpected or of the wrong shape, each named.
+    """
+    folder, config = _read_config(path)
+    model = Hyena(_model_config(config, folder / "config.json"))
+    weights = {_plain_key(key): value for key, value in _read_weights(folder).items()}
+    embedding = weights.get("backbone.embeddings.word_embeddings.weight")
+    if embedding is not None:
+        weights.setdefault("lm_head.weight", embedding)
+        if not torch.equal(weights["lm_head.weight"], embedding):
+            raise ValueError(f"{folder}: lm_head.weight differs from the embedding, but the head is tied to it")
+    return _fill(model, weights, folder)
+
+
+def load_operator(path: str | os.PathLike) -> HyenaOperator:
+    """One Hyena operator in the public layout, in evaluation mode: ``op(u)`` and ``op.online().push(u_t)``.
+
+    The decay window's shift is 0, as in the public stand-alone operator, unless config.json has a ``shift``. Raises as
+    load does.
+    """
+    folder, config = _read_config(path)
+    sizes = {"n_layer": 1, "d_inner": 1, "vocab_size": 1, "shift": 0.0, **config}
+    operator = HyenaOperator(_make_config(sizes, folder / "config.json"))
+    return _fill(operator, _read_weights(folder), folder)
+
+
+def save(model: Hyena, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
+    """Write config.json and weights.safetensors into a folder, which is made if missing; load reads it back.
+
+    dtype, if given, is what the floating weights are rounded to. Each file is written beside its place and then
+    renamed, so that a failure leaves the old one.
+    """
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {f"model.{key}": value for key, value in model.state_dict().items() if key != "lm_head.weight"}
+    weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
+        save_file(weights, Path(scratch) / "weights.safetensors")
+        (Path(scratch) / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
+        for name in ("config.json", "weights.safetensors"):
+            os.replace(Path(scratch) / name, folder / name)
+
+
+def _read_config(path: str | os.PathLike) -> tuple[Path, dict]:
+    folder = Path(path)
+    if not folder.exists():
+        raise FileNotFoundError(f"no such folder: {folder}")
+    if not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give the folder that holds config.json and the weights")
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"{folder} has no config.json: it says how large the model is; copy it beside the weights")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{file} must hold a JSON object, got {type(config).__name__}")
+    return folder, config
+
+
+def _model_config(config: dict, file: Path) -> HyenaConfig:
+    """Ours is flat; HyenaDNA's keeps the operator's settings under "layer"."""
+    layer = config.get("layer", {})
+    if not isinstance(layer, dict):
+        raise ValueError(f'"layer" in {file} must be an object, got {type(layer).__name__}')
+    return _make_config({**config, **layer}, file)
+
+
+def _make_config(settings: dict, file: Path) -> HyenaConfig:
+    """Keep what a HyenaConfig has; refuse what would change the arithmetic; ignore the rest (dropout, learning rates)."""
+    for name, allowed in _FIXED.items():
+        if name in settings and settings[name] not in allowed:
+            raise ValueError(f"{file}: {name} = {settings[name]!r} is not supported, only {allowed[0]!r} is")
+    known = {field.name for field in fields(HyenaConfig)}
+    try:
+        return HyenaConfig(**{name: value for name, value in settings.items() if name in known})
+    except TypeError as error:
+        missing = {"d_model", "n_layer", "d_inner", "vocab_size", "l_max"} - settings.keys()
+        raise ValueError(f"{file} does not say {', '.join(sorted(missing)) or error}") from error
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+def _read_weights(folder: Path) -> dict[str, Tensor]:
+    tensors, ckpt = folder / "weights.safetensors", folder / "weights.ckpt"
+    if tensors.is_file():
+        try:
+            return load_file(tensors)
+        except (SafetensorError, ValueError, OverflowError) as error:
+            raise ValueError(f"{tensors} is not a safetensors file, or is damaged: {error}") from error
+    if not ckpt.is_file():
+        raise ValueError(f"{folder} has neither weights.safetensors nor weights.ckpt")
+    try:
+        weights = torch.load(ckpt, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{ckpt} is not a checkpoint of plain tensors, or is damaged: {reason}") from error
+    if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
+        weights = weights["state_dict"]  # PyTorch Lightning keeps the weights there, beside its own state
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{ckpt} must hold a dictionary of tensors, or one under 'state_dict'")
+    return weights
+
+
+def _plain_key(key: str) -> str:
+    return key.removeprefix("model.").replace(".mixer.layer.", ".mixer.").replace(".mlp.layer.", ".mlp.")
+
+
+def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> nn.Module:
+    """Put weights into a module, all of them and nothing else, or say which do not fit."""
+    expected = module.state_dict()
+    faults = [f"missing: {key}" for key in expected if key not in weights]
+    faults += [f"unexpected: {key}" for key in weights if key not in expected]
+    faults += [
+        f"{key}: shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+        for key, value in weights.items()
+        if key in expected and value.shape != expected[key].shape
+    ]
+    faults += [f"{key}: dtype {value.dtype}" for key, value in weights.items() if not value.is_floating_point()]
+    if faults:
+        more = [f"and {len(faults) - 12} more"] if len(faults) > 12 else []
+        raise ValueError(f"the weights in {folder} do not fit its config.json:\n  " + "\n  ".join(faults[:12] + more))
+    dtype = max(
+        (torch.promote_types(value.dtype, torch.float32) for value in weights.values()), key=lambda d: d.itemsize
+    )
+    module.to(dtype).load_state_dict({key: value.to(dtype) for key, value in weights.items()})
+    return module.eval()

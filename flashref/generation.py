@@ -1,0 +1,248 @@
+"""From a model to text: prefill, decode, sample, stream.
+
+The step path shares the model's weights and none of its forward's code: one position at a time, through an engine.
+"""
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from flashref.engines import check_engine, make_mixer
+from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_tokens
+from flashref.mixer import Mixer
+
+
+class OperatorStep:
+    """One Hyena operator, position by position. Its N-1 mixers are the engine's mixers first, first+1, ..."""
+
+    def __init__(self, operator: HyenaOperator, mixer: Mixer, first: int) -> None:
+        self._operator, self._mixer = operator, mixer
+        # For each long convolution, outermost last: which mixer, and which stream is the gate before it.
+        self._order = [(first + o, operator.order - 1 - o) for o in range(operator.order - 1)]
+        self._in, self._out = _weights(operator.in_proj), _weights(operator.out_proj)
+        # The short filter runs as the engine Eager does, in a ring of three slots: slot k of a phase is owed in k
+        # steps. Per phase: the taps in the ring's order, and the streams as views of the slot that is due.
+        taps, self._bias = operator.short_filter.weight.detach()[:, 0].T, operator.short_filter.bias.detach()
+        self._slots = self._bias.repeat(SHORT_TAPS, mixer.batch_size, 1)  # (3, B, C)
+        ring = [[(phase - slot - 1) % SHORT_TAPS for slot in range(SHORT_TAPS)] for phase in range(SHORT_TAPS)]
+        self._taps = [taps[order].unsqueeze(1) for order in ring]  # (3, 1, C)
+        self._streams = [slot.split(operator.d_model, dim=-1) for slot in self._slots]
+        self._phase = 0
+
+    def prefill(self, u: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        """The operator on a prompt, by its forward; what later steps need is remembered here and in the mixer."""
+        for u_t in u[:, -SHORT_TAPS + 1 :].unbind(1):
+            self._short_filter(u_t)
+            self._next_phase()
+        return self._operator(u, lambda o, v: self._mixer.prefill(self._order[o][0], v))
+
+    def step(self, u_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The operator's output at this position. The caller advances the mixer when every layer has stepped."""
+        streams = self._short_filter(u_t)
+        v = streams[-1]
+        for m, gate in self._order:
+            v = self._mixer.step_view(m, v * streams[gate])
+        y = F.linear(v * streams[0], *self._out)
+        self._next_phase()
+        return y
+
+    def _short_filter(self, u_t: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B D"], ...]:
+        self._slots.addcmul_(self._taps[self._phase], F.linear(u_t, *self._in))
+        return self._streams[self._phase]
+
+    def _next_phase(self) -> None:
+        self._slots[self._phase] = self._bias
+        self._phase = (self._phase + 1) % SHORT_TAPS
+
+
+class LayerStep:
+    """One layer, position by position."""
+
+    def __init__(self, layer: Layer, mixer: Mixer, first: int) -> None:
+        self._layer = layer
+        self._operator = OperatorStep(layer.mixer, mixer, first)
+        self._norm1, self._norm2 = _norm(layer.norm1), _norm(layer.norm2)
+        self._fc1, self._fc2 = _weights(layer.mlp.fc1), _weights(layer.mlp.fc2)
+
+    def prefill(self, h: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
+        h = h + self._operator.prefill(self._layer.norm1(h))
+        return h + self._layer.mlp(self._layer.norm2(h))
+
+    def step(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        h = h + self._operator.step(F.layer_norm(h, *self._norm1))
+        inner = F.gelu(F.linear(F.layer_norm(h, *self._norm2), *self._fc1), approximate="tanh")
+        return h + F.linear(inner, *self._fc2)
+
+
+class Decoder:
+    """A model on its way through a sequence: ``prefill(tokens)`` once, then ``step(token)``; both answer with logits.
+
+    mixer: an engine made from ``model.filters(length)``; it sets the batch size and how far one can go.
+    """
+
+    def __init__(self, model: Hyena, mixer: Mixer) -> None:
+        self._mixer = mixer
+        self._embedding = model.backbone.embeddings.word_embeddings.weight.detach()
+        self._norm = _norm(model.backbone.ln_f)
+        mixers = model.config.order - 1
+        self._layers = [LayerStep(layer, mixer, i * mixers) for i, layer in enumerate(model.backbone.layers)]
+
+    def prefill(self, tokens: Int[Tensor, "B P"]) -> Float[Tensor, "B V"]:
+        """Logits after the prompt; P >= 1."""
+        h = F.embedding(tokens, self._embedding)
+        for layer in self._layers:
+            h = layer.prefill(h)
+        return self._logits(h[:, -1])
+
+    def step(self, token: Int[Tensor, "B"]) -> Float[Tensor, "B V"]:
+        """Logits after one more token."""
+        h = F.embedding(token, self._embedding)
+        for layer in self._layers:
+            h = layer.step(h)
+        self._mixer.advance()
+        return self._logits(h)
+
+    def _logits(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
+        return F.linear(F.layer_norm(h, *self._norm), self._embedding)
+
+
+class OnlineOperator:
+    """A Hyena operator one position at a time: ``push(u_t)``, (B, D) -> (B, D), up to l_max times."""
+
+    def __init__(self, operator: HyenaOperator, engine: str = "auto", batch_size: int = 1) -> None:
+        with torch.no_grad():
+            self._mixer = make_mixer(engine, operator.filters(), batch_size)
+        self._step = OperatorStep(operator, self._mixer, 0)
+        self._like = operator.in_proj.weight
+        self._l_max = operator.l_max
+
+    @torch.no_grad()
+    def push(self, u_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """The operator's output for the next position, a fresh tensor.
+
+        Raises ValueError for a wrong shape or device, or past l_max; TypeError for a wrong dtype.
+        """
+        want = (self._mixer.batch_size, self._like.shape[1])
+        if not isinstance(u_t, Tensor) or u_t.dtype != self._like.dtype:
+            got = u_t.dtype if isinstance(u_t, Tensor) else type(u_t).__name__
+            raise TypeError(f"u_t must be a tensor of {self._like.dtype} as the weights are, got {got}")
+        if tuple(u_t.shape) != want:
+            raise ValueError(f"u_t must have shape (B, D) = {want}, got {tuple(u_t.shape)}")
+        if u_t.device != self._like.device:
+            raise ValueError(f"u_t must be on {self._like.device} where the weights are, got {u_t.device}")
+        if self._mixer.position == self._l_max:
+            raise ValueError(f"the filters hold {self._l_max} positions and all are used: make a new .online()")
+        y = self._step.step(u_t)
+        self._mixer.advance()
+        return y
+
+
+def generate(
+    model: Hyena,
+    prompt: Int[Tensor, "*B P"],
+    n: int,
+    engine: str = "auto",
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+    progress: bool = True,
+) -> Int[Tensor, "B P+n"]:
+    """The prompt, (P,) or (B, P), and n tokens after it: (B, P+n).
+
+    engine: see make_mixer. temperature 0 takes the likeliest token; above 0 tokens are drawn from the logits divided by
+    it, from the top_k likeliest only if that is given. The same seed and engine give the same tokens; without a seed
+    each call draws others. progress: a bar, on a terminal or in a notebook, once a run has taken two seconds.
+
+    Costs O(P+n) passes through the blocks, and per mixer and channel O((P+n) log^2) with a tiled engine. Raises
+    ValueError or TypeError for an empty prompt, tokens out of the vocabulary, P+n-1 positions that the filters do not
+    hold, n < 0, temperature < 0, top_k < 1, an unknown engine; a refused call does nothing.
+    """
+    tokens = stream(model, prompt, n, engine, temperature, top_k, seed)
+    pieces = list(torch.atleast_2d(prompt).long().unbind(1))
+    with tqdm(total=n, unit="token", delay=2, disable=None if progress else True) as bar:
+        for token in tokens:
+            pieces.append(token)
+            bar.update()
+    return torch.stack(pieces, dim=1)
+
+
+def stream(
+    model: Hyena,
+    prompt: Int[Tensor, "*B P"],
+    n: int,
+    engine: str = "auto",
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+) -> Iterator[Int[Tensor, "B"]]:
+    """generate, one step at a time: yields the n new tokens, (B,) each, as soon as they exist.
+
+    Arguments are checked here, when it is called, not at the first token.
+    """
+    if not isinstance(model, Hyena):
+        raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
+    batch = prompt.unsqueeze(0) if isinstance(prompt, Tensor) and prompt.dim() == 1 else prompt
+    check_tokens("prompt", batch, model, model.config.vocab_size)
+    if 0 in batch.shape:
+        raise ValueError(f"prompt must hold at least one token, got shape {tuple(prompt.shape)}")
+    for name, value in (("n", n), ("top_k", top_k), ("seed", seed)):
+        if (value is not None or name == "n") and (not isinstance(value, int) or isinstance(value, bool)):
+            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    if n < 0:
+        raise ValueError(f"n must be >= 0, got {n}")
+    # The last token is not fed back, so one more token than the filters hold is possible.
+    if batch.shape[1] + n > model.config.l_max + 1:
+        most = model.config.l_max + 1 - batch.shape[1]
+        raise ValueError(
+            f"the filters hold {model.config.l_max} positions: after this prompt n is at most {most}, got {n}"
+        )
+    if not isinstance(temperature, int | float) or isinstance(temperature, bool):
+        raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be finite and >= 0, got {temperature}")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"top_k must be >= 1, got {top_k}")
+    check_engine(engine)
+    return _stream(model, batch.long(), n, engine, temperature, top_k, seed)
+
+
+@torch.no_grad()
+def _stream(model, prompt, n, engine, temperature, top_k, seed) -> Iterator[Tensor]:
+    if n == 0:
+        return
+    generator = torch.Generator(prompt.device)
+    generator.manual_seed(seed) if seed is not None else generator.seed()
+    filters = model.filters(prompt.shape[1] + n - 1)
+    decoder = Decoder(model, make_mixer(engine, filters, prompt.shape[0]))
+    logits = decoder.prefill(prompt)
+    for i in range(n):
+        token = sample(logits[:, : model.config.vocab_size], temperature, top_k, generator)
+        yield token.clone()  # the caller may change what it gets
+        if i + 1 < n:
+            logits = decoder.step(token)
+
+
+def sample(
+    logits: Float[Tensor, "B V"], temperature: float, top_k: int | None, generator: torch.Generator
+) -> Int[Tensor, "B"]:
+    """One token per sequence: the likeliest at temperature 0, else drawn from softmax(logits / temperature)."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    if top_k is not None and top_k < logits.shape[-1]:
+        least = logits.topk(top_k).values[:, -1:]
+        logits = logits.masked_fill(logits < least, float("-inf"))
+    # The largest logit is subtracted first: a tiny temperature must not overflow.
+    weights = torch.softmax((logits - logits.amax(-1, keepdim=True)).double() / temperature, dim=-1)
+    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+
+
+def _weights(linear: torch.nn.Linear) -> tuple[Tensor, Tensor]:
+    return linear.weight.detach(), linear.bias.detach()
+
+
+def _norm(norm: torch.nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float]:
+    return norm.normalized_shape, norm.weight.detach(), norm.bias.detach(), norm.eps

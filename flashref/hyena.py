@@ -1,0 +1,276 @@
+"""The model around the convolution: the Hyena operator and a language model made of it.
+
+Names and arithmetic are those of the public Hyena operator (Poli et al. 2023, arXiv 2302.10866) and of HyenaDNA
+(Nguyen et al. 2023, arXiv 2306.15794), so that their checkpoints load as they are. What is here runs a whole sequence
+at once, for training and for a prompt; one token at a time is in generation.py.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from flashref.convolution import causal_conv
+
+if TYPE_CHECKING:
+    from flashref.generation import OnlineOperator
+
+SHORT_TAPS = 3  # the length of the short filter; the public models know no other
+
+
+@dataclass(frozen=True)
+class HyenaConfig:
+    """The sizes of a model. ``shift``, ``w`` and the decay only matter when a model is made, not when it is loaded.
+
+    d_model: D, channels of the residual stream. n_layer: layers, each with order-1 mixers. d_inner: width of the MLP.
+    vocab_size: tokens that may be generated; the embedding is padded with unused rows up to a multiple of
+    pad_vocab_size_multiple. l_max: taps of every long filter, hence the longest sequence. order: N, the number of
+    gates. filter_order, emb_dim: width and input size (odd) of the network that makes the filters; w: the initial
+    frequency of its sines. shift: the floor of the decay window (0.05 in HyenaDNA, 0 in the stand-alone operator).
+    fast_decay, slow_decay: after this fraction of l_max the window of the fastest (slowest) channel is down to 0.01.
+    """
+
+    d_model: int
+    n_layer: int
+    d_inner: int
+    vocab_size: int
+    l_max: int
+    order: int = 2
+    filter_order: int = 64
+    emb_dim: int = 5
+    w: float = 10.0
+    shift: float = 0.05
+    fast_decay: float = 0.3
+    slow_decay: float = 1.5
+    pad_vocab_size_multiple: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "n_layer", "d_inner", "vocab_size", "l_max", "filter_order", "pad_vocab_size_multiple"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
+        if not isinstance(self.order, int) or self.order < 2:
+            raise ValueError(f"order must be an integer >= 2 (order 2 has one long convolution), got {self.order!r}")
+        if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
+            raise ValueError(f"emb_dim must be odd and >= 3 (time, cosines, sines), got {self.emb_dim!r}")
+
+    @property
+    def rows(self) -> int:
+        """Rows of the padded embedding: the V of the logits."""
+        multiple = self.pad_vocab_size_multiple
+        return -(-self.vocab_size // multiple) * multiple
+
+
+class Sine(nn.Module):
+    """sin(freq * x) with a learned frequency per channel."""
+
+    def __init__(self, width: int, w: float) -> None:
+        super().__init__()
+        self.freq = nn.Parameter(torch.full((1, width), float(w)))
+
+    def forward(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any width"]:
+        return torch.sin(self.freq * x)
+
+
+class PositionalEmbedding(nn.Module):
+    """What the filter network is told about a lag: time in [0, 1], then cosines and negative sines of it."""
+
+    def __init__(self, emb_dim: int, l_max: int) -> None:
+        super().__init__()
+        bands = (emb_dim - 1) // 2
+        time = torch.linspace(0, 1, l_max)[:, None]
+        angle = 2 * math.pi * torch.arange(l_max)[:, None] / l_max * torch.linspace(1e-4, bands - 1, bands)
+        self.register_buffer("z", torch.cat([time, angle.cos(), -angle.sin()], dim=-1)[None])  # (1, L, emb_dim)
+        self.register_buffer("t", time[None])  # (1, L, 1)
+
+
+class DecayWindow(nn.Module):
+    """Multiplies each channel's filter by exp(-t * |delta|) + shift, from slow to fast decay over the channels."""
+
+    def __init__(self, channels: int, shift: float, fast_decay: float, slow_decay: float) -> None:
+        super().__init__()
+        self.shift = shift
+        slow, fast = math.log(0.01) / slow_decay, math.log(0.01) / fast_decay
+        self.register_buffer("deltas", torch.linspace(slow, fast, channels)[None, None])
+
+    def forward(self, t: Float[Tensor, "1 L 1"], h: Float[Tensor, "1 L C"]) -> Float[Tensor, "1 L C"]:
+        return h * (torch.exp(-t * self.deltas.abs()) + self.shift)
+
+
+class ImplicitFilter(nn.Module):
+    """The long filters of one operator as a function of the lag: positions, a sine MLP, a decay window."""
+
+    def __init__(self, config: HyenaConfig) -> None:
+        super().__init__()
+        channels, width, w = config.d_model * (config.order - 1), config.filter_order, config.w
+        self.bias = nn.Parameter(torch.randn(channels))
+        self.pos_emb = PositionalEmbedding(config.emb_dim, config.l_max)
+        self.implicit_filter = nn.Sequential(
+            *(nn.Linear(config.emb_dim, width), Sine(width, w)),
+            *(nn.Linear(width, width), Sine(width, w)),
+            *(nn.Linear(width, width), Sine(width, w)),
+            nn.Linear(width, channels, bias=False),
+        )
+        self.modulation = DecayWindow(channels, config.shift, config.fast_decay, config.slow_decay)
+
+    def forward(self, length: int) -> Float[Tensor, "C length"]:
+        """The first ``length`` taps of every channel's filter, (C, length). The bias is not in them: see taps."""
+        t, z = self.pos_emb.t[:, :length], self.pos_emb.z[:, :length]
+        return self.modulation(t, self.implicit_filter(z))[0].T
+
+
+class HyenaOperator(nn.Module):
+    """An order-N Hyena operator: (B, L, D) -> (B, L, D). It holds N-1 mixers, run one after another.
+
+    Projections to N+1 streams, a causal short filter of 3 taps, then from the last stream inwards: multiply by a gate,
+    convolve with a long filter; at the end the first gate and a projection (Poli et al. 2023, definition 3.1).
+    """
+
+    def __init__(self, config: HyenaConfig) -> None:
+        super().__init__()
+        width = (config.order + 1) * config.d_model
+        self.d_model, self.order, self.l_max = config.d_model, config.order, config.l_max
+        self.in_proj = nn.Linear(config.d_model, width)
+        self.short_filter = nn.Conv1d(width, width, SHORT_TAPS, padding=SHORT_TAPS - 1, groups=width)
+        self.filter_fn = ImplicitFilter(config)
+        self.out_proj = nn.Linear(config.d_model, config.d_model)
+
+    def filters(self, length: int | None = None) -> Float[Tensor, "N-1 D length"]:
+        """The filters of the operator's mixers, (N-1, D, length), with the bias added to lag 0: what an engine needs.
+
+        length defaults to l_max, the most there is. Cost: one pass of the filter network over ``length`` lags.
+        """
+        length = self.l_max if length is None else length
+        if not 0 <= length <= self.l_max:
+            raise ValueError(f"length must be between 0 and l_max = {self.l_max}, got {length}")
+        taps = self.filter_fn(length)
+        lag_zero = torch.zeros_like(taps)
+        lag_zero[:, :1] = self.filter_fn.bias[:, None]
+        return (taps + lag_zero).unflatten(0, (self.order - 1, self.d_model))
+
+    def forward(
+        self, u: Float[Tensor, "B L D"], long_conv: Callable[[int, Tensor], Tensor] | None = None
+    ) -> Float[Tensor, "B L D"]:
+        """The operator on a whole sequence. ``long_conv(o, v)`` replaces the o-th long convolution of (B, D, L)."""
+        length = u.shape[-2]
+        if long_conv is None:
+            rho = self.filters(length)
+            long_conv = lambda o, v: causal_conv(v, rho[o])  # noqa: E731
+        streams = self.short_filter(self.in_proj(u).transpose(-1, -2))[..., :length]
+        *gates, v = streams.split(self.d_model, dim=-2)
+        for o in range(self.order - 1):
+            v = long_conv(o, v * gates[self.order - 1 - o])
+        return self.out_proj((v * gates[0]).transpose(-1, -2))
+
+    def online(self, engine: str = "auto", batch_size: int = 1) -> "OnlineOperator":
+        """The same operator one position at a time: ``.push(u_t)``, (B, D) -> (B, D)."""
+        from flashref.generation import OnlineOperator  # generation is built on this file
+
+        return OnlineOperator(self, engine, batch_size)
+
+
+class MLP(nn.Module):
+    """Two linear maps with a GELU (tanh form) between them."""
+
+    def __init__(self, d_model: int, d_inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(d_model, d_inner)
+        self.fc2 = nn.Linear(d_inner, d_model)
+
+    def forward(self, h: Float[Tensor, "*any D"]) -> Float[Tensor, "*any D"]:
+        return self.fc2(F.gelu(self.fc1(h), approximate="tanh"))
+
+
+class Layer(nn.Module):
+    """h + operator(norm1(h)), then h + mlp(norm2(h))."""
+
+    def __init__(self, config: HyenaConfig) -> None:
+        super().__init__()
+        self.mixer = HyenaOperator(config)
+        self.mlp = MLP(config.d_model, config.d_inner)
+        self.norm1 = nn.LayerNorm(config.d_model)
+        self.norm2 = nn.LayerNorm(config.d_model)
+
+    def forward(self, h: Float[Tensor, "B L D"]) -> Float[Tensor, "B L D"]:
+        h = h + self.mixer(self.norm1(h))
+        return h + self.mlp(self.norm2(h))
+
+
+class Embeddings(nn.Module):
+    """Holds the word embedding under its public name."""
+
+    def __init__(self, rows: int, d_model: int) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(rows, d_model)
+
+
+class Backbone(nn.Module):
+    """Embedding, layers and the final norm, under their public names."""
+
+    def __init__(self, config: HyenaConfig) -> None:
+        super().__init__()
+        self.embeddings = Embeddings(config.rows, config.d_model)
+        self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.d_model)
+
+
+class Hyena(nn.Module):
+    """A language model of Hyena layers: tokens (B, L) -> logits (B, L, V), V counting the padded rows too.
+
+    The head is tied to the embedding. Convolutions run by FFT: O(L log L) per channel and layer.
+    """
+
+    def __init__(self, config: HyenaConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config)
+        self.lm_head = nn.Linear(config.d_model, config.rows, bias=False)
+        self.lm_head.weight = self.backbone.embeddings.word_embeddings.weight
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """GPT-2's initialisation: 0.02 everywhere, the maps that write to the residual stream smaller with depth."""
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear | nn.Embedding) and "filter_fn" not in name:
+                to_residual = name.endswith(("out_proj", "fc2"))
+                nn.init.normal_(module.weight, std=0.02 / math.sqrt(2 * self.config.n_layer if to_residual else 1))
+                if getattr(module, "bias", None) is not None:
+                    nn.init.zeros_(module.bias)
+
+    def filters(self, length: int | None = None) -> Float[Tensor, "M D length"]:
+        """The filters of all mixers, (M, D, length), M = n_layer * (order - 1), layer by layer, bias included."""
+        return torch.cat([layer.mixer.filters(length) for layer in self.backbone.layers])
+
+    def forward(self, tokens: Int[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
+        """Logits for every position.
+
+        Raises ValueError for tokens that are not (B, L), not a row of the embedding, on another device, or more than
+        l_max; TypeError for tokens that are not integers.
+        """
+        check_tokens("tokens", tokens, self, self.config.rows)
+        h = self.backbone.embeddings.word_embeddings(tokens.long())
+        for layer in self.backbone.layers:
+            h = layer(h)
+        return self.lm_head(self.backbone.ln_f(h))
+
+
+def check_tokens(name: str, tokens: Tensor, model: Hyena, vocabulary: int) -> None:
+    """Refuse what is not a (B, L) integer tensor of tokens below ``vocabulary``, no longer than the model's filters."""
+    if not isinstance(tokens, Tensor) or tokens.dtype not in (torch.int64, torch.int32, torch.int16, torch.uint8):
+        got = tokens.dtype if isinstance(tokens, Tensor) else type(tokens).__name__
+        raise TypeError(f"{name} must be a tensor of integers (torch.int64), got {got}")
+    if tokens.dim() != 2:
+        raise ValueError(f"{name} must have shape (B, L), got {tuple(tokens.shape)}")
+    if tokens.shape[-1] > model.config.l_max:
+        raise ValueError(f"{name} has {tokens.shape[-1]} positions but the filters hold l_max = {model.config.l_max}")
+    if tokens.device != model.lm_head.weight.device:
+        raise ValueError(f"{name} must be on {model.lm_head.weight.device} where the model is, got {tokens.device}")
+    if tokens.numel() and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise ValueError(
+            f"{name} must lie in 0 .. {vocabulary - 1}, got values from {int(tokens.min())} to {int(tokens.max())}"
+        )

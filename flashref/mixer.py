@@ -1,0 +1,190 @@
+"""What every engine has in common: the state of a generation, the order of calls, and the refusals.
+
+An engine is a Mixer that fills in four methods: _begin, _remember, _step and _advance.
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import pad
+
+from flashref.convolution import causal_conv
+
+
+class Mixer(ABC):
+    """M causal long convolutions over D channels and B sequences, one position at a time.
+
+    A generation is: ``prefill(m, x)`` for m = 0 .. M-1 or not at all; then per position ``step(m, x_t)`` for
+    m = 0 .. M-1, and ``advance()``. ``reset()`` starts the next one.
+
+    filters: (M, D, L), float32, float64 or bfloat16 (kept and computed in float32). They are copied. Steps take the
+    filters' dtype; where the arithmetic is float32 they also take bfloat16, and answer in it. Buffers are allocated at
+    the first prefill or step, since their size depends on the prompt.
+    """
+
+    name: str
+
+    def __init__(self, filters: Float[Tensor, "M D L"], batch_size: int = 1) -> None:
+        _check_filters(filters)
+        if not isinstance(batch_size, int) or isinstance(batch_size, bool):
+            raise TypeError(f"batch_size must be an integer, got {type(batch_size).__name__}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        dtype = torch.promote_types(filters.dtype, torch.float32)
+        with torch.inference_mode(False):  # tensors made inside inference mode could not be updated outside it
+            self.filters = filters.detach().to(dtype, copy=True)
+        self.batch_size = batch_size
+        self._row_shape = torch.Size((batch_size, filters.shape[1]))
+        self._dtypes = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
+        self.reset()
+
+    # What an engine fills in. ------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Allocate what a generation with a prompt of self.prompt_length positions needs."""
+
+    @abstractmethod
+    def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
+        """Take in mixer m's prompt and return its outputs."""
+
+    @abstractmethod
+    def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """z_t of mixer m, in the arithmetic's dtype; may be a view of a buffer."""
+
+    @abstractmethod
+    def _advance(self) -> None:
+        """Every mixer has stepped and self.position already counts it: run the gray tile, if one is due."""
+
+    # What a user calls. ------------------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """How many positions are complete in every mixer: the prompt's, then one per advance."""
+        return self._position
+
+    def reset(self) -> None:
+        """Forget the generation; the filters and what was computed from them alone are kept."""
+        self._position = 0
+        self.prompt_length = 0
+        self._next = 0  # the mixer whose prefill or step comes next
+        self._begun = self._in_prefill = False
+
+    def prefill(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
+        """Mixer m's outputs on a prompt of P positions, by FFT; every mixer in order, before any step.
+
+        Costs O(L log L) per channel. Raises ValueError for a wrong shape, device, order, or P > L; TypeError for a
+        wrong dtype. A refused call changes nothing.
+        """
+        self._check_prefill(m, x)
+        if m == 0:
+            self.prompt_length = x.shape[-1]
+            with torch.inference_mode(False):
+                self._begin()
+            self._begun = True
+        z = self._remember(m, x.detach().to(self.filters.dtype)).to(x.dtype, copy=True)
+        self._next = (m + 1) % len(self.filters)
+        self._in_prefill = self._next != 0
+        if not self._in_prefill:
+            self._position = self.prompt_length
+        return z
+
+    def step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """z_t of mixer m at the current position, in x_t's dtype; a fresh tensor, and x_t is copied.
+
+        Mixers come in order, 0 .. M-1, then advance(). Raises ValueError for a wrong shape, device or order, or when
+        the filters hold no more positions; TypeError for a wrong dtype. A refused call changes nothing.
+        """
+        z_t = self.step_view(m, x_t)
+        return z_t.clone() if z_t.dtype == x_t.dtype else z_t.to(x_t.dtype)
+
+    def step_view(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """step for a caller who uses z_t before the next call and changes neither: z_t may be a view of a buffer."""
+        if m != self._next or self._in_prefill:
+            raise ValueError(self._order_message("step", m))
+        if x_t.shape != self._row_shape or x_t.dtype not in self._dtypes or x_t.device != self.filters.device:
+            self._refuse_tensor("x_t", x_t, "(B, D)", self._row_shape)
+        if self._position == self.filters.shape[-1]:
+            raise ValueError(
+                f"the filters hold {self._position} positions and all are used: reset(), or make the mixer with "
+                "longer filters"
+            )
+        if not self._begun:
+            with torch.inference_mode(False):
+                self._begin()
+            self._begun = True
+        z_t = self._step(m, x_t.detach() if x_t.requires_grad else x_t)
+        self._next = m + 1
+        return z_t
+
+    def advance(self) -> None:
+        """The position is complete in every mixer: go to the next, and run the gray tile that is due.
+
+        Raises ValueError if a mixer has not stepped yet.
+        """
+        if self._next != len(self.filters) or self._in_prefill:
+            raise ValueError(self._order_message("advance", None))
+        self._position += 1
+        self._next = 0
+        self._advance()
+
+    # For the engines. --------------------------------------------------------------------------------------------
+
+    def _convolve_prompt(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D L"]:
+        """The prompt's outputs at positions [0, P), and at [P, L) what it contributes to the future."""
+        return causal_conv(pad(x, (0, self.filters.shape[-1] - x.shape[-1])), self.filters[m])
+
+    # Refusals. ---------------------------------------------------------------------------------------------------
+
+    def _check_prefill(self, m: int, x: Tensor) -> None:
+        started = self._position > 0 or (self._begun and not self._in_prefill)
+        if m != self._next or started:
+            raise ValueError(self._order_message("prefill", m))
+        length = self.prompt_length if self._in_prefill else None
+        if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[:2] != self._row_shape or length not in (
+            None, x.shape[-1]
+        ):  # fmt: skip
+            want = (*self._row_shape, "P" if length is None else length)
+            self._refuse_tensor("x", x, "(B, D, P)", want)
+        if x.dtype not in self._dtypes or x.device != self.filters.device:
+            self._refuse_tensor("x", x, "(B, D, P)", tuple(x.shape))
+        if x.shape[-1] > self.filters.shape[-1]:
+            raise ValueError(
+                f"the prompt has {x.shape[-1]} positions but the filters hold {self.filters.shape[-1]}: shorten it"
+            )
+
+    def _refuse_tensor(self, name: str, x: Tensor, form: str, want: tuple) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(x).__name__}")
+        if tuple(x.shape) != tuple(want):
+            raise ValueError(f"{name} must have shape {form} = {tuple(want)}, got {tuple(x.shape)}")
+        if x.dtype not in self._dtypes:
+            allowed = " or ".join(map(str, self._dtypes))
+            raise TypeError(f"{name} must be {allowed} as the filters are, got {x.dtype}: convert it with .to()")
+        raise ValueError(f"{name} must be on {self.filters.device} where the filters are, got {x.device}")
+
+    def _order_message(self, call: str, m: int | None) -> str:
+        asked = call if m is None else f"{call}({m})"
+        if self._in_prefill:
+            due = f"prefill({self._next}): the prompt goes through every mixer before the first step"
+        elif self._next == len(self.filters):
+            due = "advance(): every mixer has stepped"
+        elif call == "prefill" and (self._begun or self._position):
+            due = f"step({self._next}): a prompt comes before any step; reset() starts again"
+        else:
+            due = f"step({self._next})" if self._begun else "prefill(0) or step(0)"
+        return f"{asked} is out of order: next is {due}"
+
+
+def _check_filters(filters: Tensor) -> None:
+    if not isinstance(filters, Tensor):
+        raise TypeError(f"filters must be a torch.Tensor, got {type(filters).__name__}")
+    if filters.dtype not in (torch.float32, torch.float64, torch.bfloat16):
+        raise TypeError(f"filters must be float32, float64 or bfloat16, got {filters.dtype}: convert them with .to()")
+    if filters.dim() != 3 or 0 in filters.shape[:2]:
+        raise ValueError(f"filters must have shape (M, D, L) with M, D >= 1, got {tuple(filters.shape)}")
+    if not torch.isfinite(filters).all():
+        m, d, k = (~torch.isfinite(filters)).nonzero()[0].tolist()
+        raise ValueError(f"filters must be finite, got {filters[m, d, k].item()} at mixer {m}, channel {d}, lag {k}")

@@ -1,0 +1,90 @@
+"""One tile: what inputs [l, r) contribute to outputs [l', r'), directly, by FFT, or whichever is faster for its size."""
+
+import torch
+from jaxtyping import Complex, Float
+from torch import Tensor
+
+from flashref.convolution import fast_length
+
+
+def tau(
+    x: Float[Tensor, "*batch D L"], inputs: range, rho: Float[Tensor, "D K"], outputs: range
+) -> Float[Tensor, "*batch D q"]:
+    """The definition: ``tau[..., d, t] = sum_{j in inputs} x[..., d, j] * rho[d, t-j]`` for t in outputs.
+
+    x: (..., D, L); rho: (D, K), zero beyond K. Every input must come before every output. Returns (..., D, len(outputs)).
+    Costs len(inputs) * len(outputs) multiply-adds per channel. From: section 3.2 of Oncescu et al. 2025.
+    """
+    if len(inputs) and len(outputs) and inputs[-1] >= outputs[0]:
+        raise ValueError(f"every input must come before every output, got inputs {inputs} and outputs {outputs}")
+    z = x.new_zeros(*x.shape[:-1], len(outputs))
+    for j in inputs:
+        reached = range(outputs.start, min(outputs.stop, j + rho.shape[-1]))
+        if len(reached):
+            z[..., : len(reached)] += x[..., j, None] * rho[:, reached.start - j : reached.stop - j]
+    return z
+
+
+def tau_direct(x: Float[Tensor, "*batch D p"], rho: Float[Tensor, "D K"], q: int) -> Float[Tensor, "*batch D q"]:
+    """What p inputs contribute to the q outputs right after them, as one product with a Toeplitz matrix.
+
+    rho needs at least p + q taps (lags 1 .. p+q-1 are used). Costs p*q multiply-adds per channel, one call.
+    """
+    windows = rho[:, 1 : x.shape[-1] + q].unfold(-1, x.shape[-1], 1)  # (D, q, p): row i holds lags i+1 .. i+p
+    return torch.einsum("dqp,...dp->...dq", windows, x.flip(-1))
+
+
+def spectrum(rho: Float[Tensor, "D K"], U: int) -> Complex[Tensor, "D n"]:
+    """The filter's first 2U taps as tau_fft wants them: a real FFT of circular length fast_length(2U)."""
+    return torch.fft.rfft(rho[:, : 2 * U], fast_length(2 * U))
+
+
+def tau_fft(x: Float[Tensor, "*batch D U"], spectrum: Complex[Tensor, "D n"], q: int) -> Float[Tensor, "*batch D q"]:
+    """What U inputs contribute to the q <= U outputs right after them, by a circular convolution of length 2U.
+
+    Only lags 1 .. 2U-1 occur. The linear convolution has 3U-1 values; those that wrap around a circle of length 2U land
+    on the first U outputs, which belong to the inputs themselves and are thrown away. Costs two FFTs of 2U points per
+    channel. From: lemma 1 and appendix C of Oncescu et al. 2025.
+    """
+    U = x.shape[-1]
+    n = fast_length(2 * U)
+    return torch.fft.irfft(torch.fft.rfft(x, n).mul_(spectrum), n)[..., U : U + q]
+
+
+class Tau:
+    """tau for fixed filters rho (C, L): the hybrid that the tiled engines use, with spectra computed once per size.
+
+    A tile whose shorter side has at most ``direct_up_to`` positions is done directly, a larger one by FFT. At most about
+    ``chunk_points`` FFT points go into one call, so that a call's data stays in the cache; None means no limit.
+    Memory: 8 bytes per tap and channel for all float32 spectra together, kept as long as this object.
+    """
+
+    def __init__(self, rho: Float[Tensor, "C L"], direct_up_to: int, chunk_points: int | None) -> None:
+        self.rho, self.direct_up_to, self.chunk_points = rho, direct_up_to, chunk_points
+        self._spectra: dict[int, Tensor] = {}
+
+    def add(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
+        """Add to z, in place, what x contributes to the positions right after it. x and z must not overlap."""
+        if min(x.shape[-1], z.shape[-1]) <= self.direct_up_to:
+            z += tau_direct(x, self.rho, z.shape[-1])
+            return
+        spectra = self._spectrum(x.shape[-1])
+        for c in self._chunks(x):
+            z[:, c].add_(tau_fft(x[:, c], spectra[c], z.shape[-1]))
+
+    def replace(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
+        """As add, for a tile that is needed once: z is overwritten and may share x's memory, no spectrum is kept."""
+        for c in self._chunks(x):
+            z[:, c] = tau_fft(x[:, c], spectrum(self.rho[c], x.shape[-1]), z.shape[-1])
+
+    def _spectrum(self, U: int) -> Tensor:
+        if U not in self._spectra:
+            self._spectra[U] = spectrum(self.rho, U)
+        return self._spectra[U]
+
+    def _chunks(self, x: Float[Tensor, "B C p"]) -> list[slice]:
+        batch, channels, p = x.shape
+        size = channels
+        if self.chunk_points is not None:
+            size = max(1, self.chunk_points // (batch * fast_length(2 * p)))
+        return [slice(c, c + size) for c in range(0, channels, size)]
