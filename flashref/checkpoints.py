@@ -3,6 +3,7 @@
 A folder holds config.json and weights.safetensors or weights.ckpt. Nothing that is loaded can run code.
 """
 
+import functools
 import json
 import os
 import pickle
@@ -109,7 +110,7 @@ def _model_config(config: dict, file: Path) -> HyenaConfig:
 
 
 def _make_config(settings: dict, file: Path) -> HyenaConfig:
-    """Keep what a HyenaConfig has; refuse what would change the arithmetic; ignore the rest (dropout, learning rates)."""
+    """Keep what a HyenaConfig has, refuse what would change the arithmetic, ignore the rest (learning rates and such)."""
     for name, allowed in _FIXED.items():
         if name in settings and settings[name] not in allowed:
             raise ValueError(f"{file}: {name} = {settings[name]!r} is not supported, only {allowed[0]!r} is")
@@ -162,8 +163,6 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> nn.Mod
     if faults:
         more = [f"and {len(faults) - 12} more"] if len(faults) > 12 else []
         raise ValueError(f"the weights in {folder} do not fit its config.json:\n  " + "\n  ".join(faults[:12] + more))
-    dtype = max(
-        (torch.promote_types(value.dtype, torch.float32) for value in weights.values()), key=lambda d: d.itemsize
-    )
+    dtype = functools.reduce(torch.promote_types, (value.dtype for value in weights.values()), torch.float32)
     module.to(dtype).load_state_dict({key: value.to(dtype) for key, value in weights.items()})
     return module.eval()

@@ -98,7 +98,7 @@ class Decoder:
             h = layer.prefill(h)
         return self._logits(h[:, -1])
 
-    def step(self, token: Int[Tensor, "B"]) -> Float[Tensor, "B V"]:
+    def step(self, token: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         """Logits after one more token."""
         h = F.embedding(token, self._embedding)
         for layer in self._layers:
@@ -178,7 +178,7 @@ def stream(
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int | None = None,
-) -> Iterator[Int[Tensor, "B"]]:
+) -> Iterator[Int[Tensor, " B"]]:
     """generate, one step at a time: yields the n new tokens, (B,) each, as soon as they exist.
 
     Arguments are checked here, when it is called, not at the first token.
@@ -228,7 +228,7 @@ def _stream(model, prompt, n, engine, temperature, top_k, seed) -> Iterator[Tens
 
 def sample(
     logits: Float[Tensor, "B V"], temperature: float, top_k: int | None, generator: torch.Generator
-) -> Int[Tensor, "B"]:
+) -> Int[Tensor, " B"]:
     """One token per sequence: the likeliest at temperature 0, else drawn from softmax(logits / temperature)."""
     if temperature == 0:
         return logits.argmax(-1)

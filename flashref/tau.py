@@ -1,4 +1,4 @@
-"""One tile: what inputs [l, r) contribute to outputs [l', r'), directly, by FFT, or whichever is faster for its size."""
+"""One tile: what inputs [l, r) contribute to outputs [l', r'), directly, by FFT, or whichever is faster."""
 
 import torch
 from jaxtyping import Complex, Float
@@ -12,8 +12,8 @@ def tau(
 ) -> Float[Tensor, "*batch D q"]:
     """The definition: ``tau[..., d, t] = sum_{j in inputs} x[..., d, j] * rho[d, t-j]`` for t in outputs.
 
-    x: (..., D, L); rho: (D, K), zero beyond K. Every input must come before every output. Returns (..., D, len(outputs)).
-    Costs len(inputs) * len(outputs) multiply-adds per channel. From: section 3.2 of Oncescu et al. 2025.
+    x: (..., D, L); rho: (D, K), zero beyond K. Every input must come before every output. Returns (..., D, q) with
+    q = len(outputs). Costs len(inputs) * len(outputs) multiply-adds per channel. From: section 3.2 of Oncescu et al. 2025.
     """
     if len(inputs) and len(outputs) and inputs[-1] >= outputs[0]:
         raise ValueError(f"every input must come before every output, got inputs {inputs} and outputs {outputs}")
@@ -54,8 +54,8 @@ def tau_fft(x: Float[Tensor, "*batch D U"], spectrum: Complex[Tensor, "D n"], q:
 class Tau:
     """tau for fixed filters rho (C, L): the hybrid that the tiled engines use, with spectra computed once per size.
 
-    A tile whose shorter side has at most ``direct_up_to`` positions is done directly, a larger one by FFT. At most about
-    ``chunk_points`` FFT points go into one call, so that a call's data stays in the cache; None means no limit.
+    A tile whose shorter side has at most ``direct_up_to`` positions is done directly, a larger one by FFT. At most
+    about ``chunk_points`` FFT points go into one call, so that its data stays in the cache; None means no limit.
     Memory: 8 bytes per tap and channel for all float32 spectra together, kept as long as this object.
     """
 

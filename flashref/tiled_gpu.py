@@ -1,7 +1,7 @@
 """The tiled engine on a GPU: the structure of TiledCPU with the choices that a GPU wants.
 
-All channels go into one call, since there a call costs more than a cache miss. What a step touches has static addresses,
-so that a block of b steps can be captured in one CUDA graph and replayed.
+All channels go into one call, since there a call costs more than a cache miss. What a step touches has static
+addresses, so that a block of b steps can be captured in one CUDA graph and replayed.
 """
 
 from flashref.tiled_cpu import TiledCPU
