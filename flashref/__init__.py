@@ -4,7 +4,7 @@ Oncescu, Purandare, Idreos, Kakade: Flash Inference: Near Linear Time Inference 
 Beyond. ICLR 2025, arXiv 2410.12982.
 """
 
-from flashref.checkpoints import load, load_operator, save
+from flashref.checkpoints import PRETRAINED, load, load_operator, save
 from flashref.convolution import causal_conv
 from flashref.engines import ENGINES, OnlineConvolution, make_mixer
 from flashref.generation import generate, stream
@@ -18,6 +18,7 @@ from flashref.tiling import Cost, Tile, cost, schedule
 
 __all__ = [
     "ENGINES",
+    "PRETRAINED",
     "Cost",
     "Eager",
     "Hyena",

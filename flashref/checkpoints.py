@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from flashref.hyena import Hyena, HyenaConfig, HyenaOperator
 
+PRETRAINED = Path(__file__).parent / "pretrained" / "python_stdlib"  # the trained model that comes with flashref
+
 # Settings of the public models that change what is computed, each with the only value that is computed here.
 _FIXED = {
     "_name_": ("hyena",),
@@ -110,7 +112,7 @@ def _model_config(config: dict, file: Path) -> HyenaConfig:
 
 
 def _make_config(settings: dict, file: Path) -> HyenaConfig:
-    """Keep what a HyenaConfig has, refuse what would change the arithmetic, ignore the rest (learning rates and such)."""
+    """Keep what a HyenaConfig has, refuse what would change the arithmetic, ignore the rest (learning rates, say)."""
     for name, allowed in _FIXED.items():
         if name in settings and settings[name] not in allowed:
             raise ValueError(f"{file}: {name} = {settings[name]!r} is not supported, only {allowed[0]!r} is")

@@ -210,14 +210,27 @@ def stream(
     return _stream(model, batch.long(), n, engine, temperature, top_k, seed)
 
 
-@torch.no_grad()
 def _stream(model, prompt, n, engine, temperature, top_k, seed) -> Iterator[Tensor]:
-    if n == 0:
-        return
+    if n > 0:
+        with torch.no_grad():
+            mixer = make_mixer(engine, model.filters(prompt.shape[1] + n - 1), prompt.shape[0])
+        yield from decode(model, mixer, prompt, n, temperature, top_k, seed)
+
+
+@torch.no_grad()
+def decode(
+    model: Hyena,
+    mixer: Mixer,
+    prompt: Int[Tensor, "B P"],
+    n: int,
+    temperature: float = 0.0,
+    top_k: int | None = None,
+    seed: int | None = None,
+) -> Iterator[Int[Tensor, " B"]]:
+    """What stream does once its arguments are checked, through an engine that is already made (and not yet used)."""
     generator = torch.Generator(prompt.device)
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    filters = model.filters(prompt.shape[1] + n - 1)
-    decoder = Decoder(model, make_mixer(engine, filters, prompt.shape[0]))
+    decoder = Decoder(model, mixer)
     logits = decoder.prefill(prompt)
     for i in range(n):
         token = sample(logits[:, : model.config.vocab_size], temperature, top_k, generator)

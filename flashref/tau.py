@@ -13,7 +13,7 @@ def tau(
     """The definition: ``tau[..., d, t] = sum_{j in inputs} x[..., d, j] * rho[d, t-j]`` for t in outputs.
 
     x: (..., D, L); rho: (D, K), zero beyond K. Every input must come before every output. Returns (..., D, q) with
-    q = len(outputs). Costs len(inputs) * len(outputs) multiply-adds per channel. From: section 3.2 of Oncescu et al. 2025.
+    q = len(outputs). Costs len(inputs) * q multiply-adds per channel. From: section 3.2 of Oncescu et al. 2025.
     """
     if len(inputs) and len(outputs) and inputs[-1] >= outputs[0]:
         raise ValueError(f"every input must come before every output, got inputs {inputs} and outputs {outputs}")

@@ -1,0 +1,121 @@
+"""The command line: python -m flashref demo | generate | bench | train."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from flashref.checkpoints import PRETRAINED, load
+from flashref.engines import ENGINES
+from flashref.generation import stream
+from flashref.text import decode, encode
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status: 0, 2 for wrong input, 130 when interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except (ValueError, TypeError, FileNotFoundError) as error:
+        print(f"flashref: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nflashref: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flashref", description="Flash Inference, side by side.")
+    commands = parser.add_subparsers(required=True, metavar="command")
+    defaults = argparse.ArgumentDefaultsHelpFormatter
+
+    demo = commands.add_parser("demo", help="the trained Hyena writes the same text with every engine, timed")
+    demo.add_argument("--prompt", help="what to continue (a piece of Python)")
+    demo.add_argument("-n", type=int, help="new tokens per engine")
+    demo.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    demo.add_argument("--seed", type=int, help="another seed, another text")
+    demo.set_defaults(run=_demo)
+
+    generate = commands.add_parser("generate", help="continue a prompt with a model", formatter_class=defaults)
+    generate.add_argument("prompt", nargs="?", help="what to continue; without it, --file or standard input")
+    generate.add_argument("--file", type=Path, help="read the prompt from this file")
+    generate.add_argument("--model", type=Path, default=PRETRAINED, help="a folder with config.json and weights")
+    generate.add_argument("-n", type=int, default=256, help="new tokens")
+    generate.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
+    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    generate.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
+    generate.add_argument("--seed", type=int, help="the same seed and engine give the same text")
+    generate.set_defaults(run=_generate)
+
+    bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
+    bench.add_argument("--json", type=Path, help="write the records to this file")
+    bench.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192], help="L, how many positions")
+    bench.add_argument("--engines", nargs="+", choices=list(ENGINES), help="which engines (all that run on the device)")
+    bench.add_argument("--mixers", type=int, default=4, help="M, one per layer of the model")
+    bench.add_argument("--channels", type=int, default=256, help="D")
+    bench.add_argument("--batch", type=int, default=1, help="B")
+    bench.add_argument("--repeats", type=int, default=3, help="runs of each measurement; the median is reported")
+    bench.add_argument("--device", default="cpu", help="cpu or cuda")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from flashref.demo import demo
+
+    given = {name: getattr(arguments, name) for name in ("n", "temperature", "seed", "prompt")}
+    given = {name: value for name, value in given.items() if value is not None}
+    if "prompt" in given:
+        given["prompt"] = os.fsencode(given["prompt"])
+    demo(**given)
+
+
+def _generate(arguments: argparse.Namespace) -> None:
+    if arguments.prompt is not None and arguments.file is not None:
+        raise ValueError("give the prompt as an argument or with --file, not both")
+    if arguments.prompt is not None:
+        prompt = os.fsencode(arguments.prompt)
+    else:
+        prompt = arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
+    model = load(arguments.model)
+    vocab_size = model.config.vocab_size
+    tokens = stream(
+        model,
+        encode(prompt, vocab_size),
+        arguments.n,
+        engine=arguments.engine,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        seed=arguments.seed,
+    )
+    sys.stdout.buffer.write(prompt)
+    for token in tokens:
+        sys.stdout.buffer.write(decode(token, vocab_size))
+        sys.stdout.buffer.flush()
+    print(flush=True)
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    from flashref.bench import as_json, as_table, measure
+
+    for name in ("lengths", "mixers", "channels", "batch", "repeats"):
+        value = getattr(arguments, name)
+        if min(value if isinstance(value, list) else [value]) < 1:
+            raise ValueError(f"--{name} must be >= 1, got {value}")
+    sizes = (arguments.mixers, arguments.channels, arguments.batch, arguments.repeats, arguments.device)
+    if arguments.json and not arguments.json.parent.is_dir():
+        raise ValueError(f"--json: there is no folder {arguments.json.parent}")  # before minutes of measuring
+    on_device = [engine for engine in ENGINES if engine != "tiled_cpu" or arguments.device == "cpu"]
+    engines = arguments.engines or on_device
+    records = measure(arguments.lengths, engines, *sizes)
+    print(as_table(records))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(as_json(records, arguments.device), indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
