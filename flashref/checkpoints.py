@@ -6,7 +6,6 @@ A folder holds config.json and weights.safetensors or weights.ckpt. Nothing that
 import functools
 import json
 import os
-import pickle
 import tempfile
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -38,6 +37,9 @@ _FIXED = {
 }
 
 
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+
+
 def load(path: str | os.PathLike) -> Hyena:
     """The language model in a folder, in evaluation mode, on the CPU, in the weights' own dtype (half ones as float32).
 
@@ -47,7 +49,10 @@ def load(path: str | os.PathLike) -> Hyena:
     """
     folder, config = _read_config(path)
     model = Hyena(_model_config(config, folder / "config.json"))
-    weights = {_plain_key(key): value for key, value in _read_weights(folder).items()}
+    found = _read_weights(folder)
+    weights = {_plain_key(key): value for key, value in found.items()}
+    if len(weights) < len(found):
+        raise ValueError(f"{folder}: two keys name the same weight, with and without a prefix: remove one of them")
     embedding = weights.get("backbone.embeddings.word_embeddings.weight")
     if embedding is not None:
         weights.setdefault("lm_head.weight", embedding)
@@ -74,7 +79,13 @@ def save(model: Hyena, path: str | os.PathLike, dtype: torch.dtype | None = None
     dtype, if given, is what the floating weights are rounded to. Each file is written beside its place and then
     renamed, so that a failure leaves the old one.
     """
+    if not isinstance(model, Hyena):
+        raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
+    if dtype not in (None, *_DTYPES):
+        raise TypeError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype!r}")
     folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file: give a folder to write config.json and the weights into")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{key}": value for key, value in model.state_dict().items() if key != "lm_head.weight"}
     weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
@@ -135,14 +146,17 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
             raise ValueError(f"{tensors} is not a safetensors file, or is damaged: {error}") from error
     if not ckpt.is_file():
         raise ValueError(f"{folder} has neither weights.safetensors nor weights.ckpt")
-    try:
-        weights = torch.load(ckpt, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{ckpt} is not a checkpoint of plain tensors, or is damaged: {reason}") from error
+    with ckpt.open("rb") as file:
+        try:
+            weights = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a damaged file fails in as many ways as there are damages
+            reason = f"{error}".partition("\n")[0] or type(error).__name__
+            raise ValueError(f"{ckpt} is not a checkpoint of plain tensors, or is damaged: {reason}") from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]  # PyTorch Lightning keeps the weights there, beside its own state
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
+    ):
         raise ValueError(f"{ckpt} must hold a dictionary of tensors, or one under 'state_dict'")
     return weights
 
@@ -161,7 +175,7 @@ def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> nn.Mod
         for key, value in weights.items()
         if key in expected and value.shape != expected[key].shape
     ]
-    faults += [f"{key}: dtype {value.dtype}" for key, value in weights.items() if not value.is_floating_point()]
+    faults += [f"{key}: dtype {value.dtype}" for key, value in weights.items() if value.dtype not in _DTYPES]
     if faults:
         more = [f"and {len(faults) - 12} more"] if len(faults) > 12 else []
         raise ValueError(f"the weights in {folder} do not fit its config.json:\n  " + "\n  ".join(faults[:12] + more))

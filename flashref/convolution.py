@@ -3,25 +3,33 @@
 Everything else in this package computes the same numbers while the sequence is still arriving.
 """
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
 
+@cache
 def fast_length(n: int) -> int:
     """The smallest even FFT length >= n whose only prime factors are 2, 3 and 5 (at least 2).
 
-    FFTs of such lengths are fast everywhere, and they are never more than a few percent longer than asked for.
+    FFTs of such lengths are fast everywhere, and from n = 1000 on they are at most 7 % longer than asked for.
     """
     best = 2
     while best < n:
         best *= 2
-    for odd in (3, 5, 9, 15, 25, 27, 45, 75, 81, 125, 135):
-        length = 2 * odd
-        while length < n:
-            length *= 2
-        best = min(best, length)
+    fives = 2
+    while fives < best:
+        threes = fives
+        while threes < best:
+            length = threes
+            while length < n:
+                length *= 2
+            best = min(best, length)
+            threes *= 3
+        fives *= 5
     return best
 
 

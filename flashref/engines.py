@@ -3,7 +3,7 @@
 from jaxtyping import Float
 from torch import Tensor
 
-from flashref.mixer import Mixer
+from flashref.mixer import Mixer, check_filters
 from flashref.naive import Eager, Lazy
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
@@ -45,9 +45,8 @@ class OnlineConvolution:
     def __init__(
         self, rho: Float[Tensor, "D K"], engine: str = "tiled_cpu", batch_size: int = 1, base: int | None = None
     ) -> None:
-        if isinstance(rho, Tensor) and rho.dim() != 2:
-            raise ValueError(f"rho must have shape (D, K), got {tuple(rho.shape)}")
-        self._mixer = make_mixer(engine, rho[None] if isinstance(rho, Tensor) else rho, batch_size, base)
+        check_filters("rho", rho, "(D, K)")
+        self._mixer = make_mixer(engine, rho[None], batch_size, base)
 
     @property
     def position(self) -> int:

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flashref.engines import check_engine, make_mixer
-from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_tokens
+from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
 
 
@@ -27,7 +27,8 @@ class OperatorStep:
         # The short filter runs as the engine Eager does, in a ring of three slots: slot k of a phase is owed in k
         # steps. Per phase: the taps in the ring's order, and the streams as views of the slot that is due.
         taps, self._bias = operator.short_filter.weight.detach()[:, 0].T, operator.short_filter.bias.detach()
-        self._slots = self._bias.repeat(SHORT_TAPS, mixer.batch_size, 1)  # (3, B, C)
+        with torch.inference_mode(False):  # made inside it, they could not be updated outside it
+            self._slots = self._bias.repeat(SHORT_TAPS, mixer.batch_size, 1)  # (3, B, C)
         ring = [[(phase - slot - 1) % SHORT_TAPS for slot in range(SHORT_TAPS)] for phase in range(SHORT_TAPS)]
         self._taps = [taps[order].unsqueeze(1) for order in ring]  # (3, 1, C)
         self._streams = [slot.split(operator.d_model, dim=-1) for slot in self._slots]
@@ -126,14 +127,7 @@ class OnlineOperator:
 
         Raises ValueError for a wrong shape or device, or past l_max; TypeError for a wrong dtype.
         """
-        want = (self._mixer.batch_size, self._like.shape[1])
-        if not isinstance(u_t, Tensor) or u_t.dtype != self._like.dtype:
-            got = u_t.dtype if isinstance(u_t, Tensor) else type(u_t).__name__
-            raise TypeError(f"u_t must be a tensor of {self._like.dtype} as the weights are, got {got}")
-        if tuple(u_t.shape) != want:
-            raise ValueError(f"u_t must have shape (B, D) = {want}, got {tuple(u_t.shape)}")
-        if u_t.device != self._like.device:
-            raise ValueError(f"u_t must be on {self._like.device} where the weights are, got {u_t.device}")
+        check_like_weights("u_t", u_t, {"B": self._mixer.batch_size, "D": self._like.shape[1]}, self._like)
         if self._mixer.position == self._l_max:
             raise ValueError(f"the filters hold {self._l_max} positions and all are used: make a new .online()")
         y = self._step.step(u_t)
@@ -187,8 +181,6 @@ def stream(
         raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
     batch = prompt.unsqueeze(0) if isinstance(prompt, Tensor) and prompt.dim() == 1 else prompt
     check_tokens("prompt", batch, model, model.config.vocab_size)
-    if 0 in batch.shape:
-        raise ValueError(f"prompt must hold at least one token, got shape {tuple(prompt.shape)}")
     for name, value in (("n", n), ("top_k", top_k), ("seed", seed)):
         if (value is not None or name == "n") and (not isinstance(value, int) or isinstance(value, bool)):
             raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
@@ -206,15 +198,14 @@ def stream(
         raise ValueError(f"temperature must be finite and >= 0, got {temperature}")
     if top_k is not None and top_k < 1:
         raise ValueError(f"top_k must be >= 1, got {top_k}")
+    if seed is not None and not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must fit into 64 bits, got {seed}")
     check_engine(engine)
-    return _stream(model, batch.long(), n, engine, temperature, top_k, seed)
-
-
-def _stream(model, prompt, n, engine, temperature, top_k, seed) -> Iterator[Tensor]:
-    if n > 0:
-        with torch.no_grad():
-            mixer = make_mixer(engine, model.filters(prompt.shape[1] + n - 1), prompt.shape[0])
-        yield from decode(model, mixer, prompt, n, temperature, top_k, seed)
+    if n == 0:
+        return iter(())
+    with torch.no_grad():
+        mixer = make_mixer(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
+    return decode(model, mixer, batch.to(torch.long, copy=True), n, temperature, top_k, seed)
 
 
 @torch.no_grad()
@@ -246,8 +237,9 @@ def sample(
     if temperature == 0:
         return logits.argmax(-1)
     if top_k is not None and top_k < logits.shape[-1]:
-        least = logits.topk(top_k).values[:, -1:]
-        logits = logits.masked_fill(logits < least, float("-inf"))
+        # Sorted, not topk: of equal logits the first are kept, as argmax does, and never more than top_k.
+        dropped = logits.sort(dim=-1, descending=True, stable=True).indices[:, top_k:]
+        logits = logits.scatter(-1, dropped, float("-inf"))
     # The largest logit is subtracted first: a tiny temperature must not overflow.
     weights = torch.softmax((logits - logits.amax(-1, keepdim=True)).double() / temperature, dim=-1)
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)

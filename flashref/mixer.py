@@ -27,15 +27,16 @@ class Mixer(ABC):
     name: str
 
     def __init__(self, filters: Float[Tensor, "M D L"], batch_size: int = 1) -> None:
-        _check_filters(filters)
+        check_filters("filters", filters, "(M, D, L)")
         if not isinstance(batch_size, int) or isinstance(batch_size, bool):
             raise TypeError(f"batch_size must be an integer, got {type(batch_size).__name__}")
         if batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {batch_size}")
         dtype = torch.promote_types(filters.dtype, torch.float32)
         with torch.inference_mode(False):  # tensors made inside inference mode could not be updated outside it
-            self.filters = filters.detach().to(dtype, copy=True)
+            self.filters = filters.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
         self.batch_size = batch_size
+        self._mixers = filters.shape[0]
         self._row_shape = torch.Size((batch_size, filters.shape[1]))
         self._dtypes = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
         self.reset()
@@ -84,7 +85,8 @@ class Mixer(ABC):
             with torch.inference_mode(False):
                 self._begin()
             self._begun = True
-        z = self._remember(m, x.detach().to(self.filters.dtype)).to(x.dtype, copy=True)
+        wide = x.detach().to(self.filters.dtype)
+        z = (self._remember(m, wide) if self.prompt_length else wide).to(x.dtype, copy=True)
         self._next = (m + 1) % len(self.filters)
         self._in_prefill = self._next != 0
         if not self._in_prefill:
@@ -102,9 +104,11 @@ class Mixer(ABC):
 
     def step_view(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """step for a caller who uses z_t before the next call and changes neither: z_t may be a view of a buffer."""
-        if m != self._next or self._in_prefill:
+        if m != self._next or m == self._mixers or self._in_prefill:
             raise ValueError(self._order_message("step", m))
-        if x_t.shape != self._row_shape or x_t.dtype not in self._dtypes or x_t.device != self.filters.device:
+        if not isinstance(x_t, Tensor) or (
+            x_t.shape != self._row_shape or x_t.dtype not in self._dtypes or x_t.device != self.filters.device
+        ):
             self._refuse_tensor("x_t", x_t, "(B, D)", self._row_shape)
         if self._position == self.filters.shape[-1]:
             raise ValueError(
@@ -178,13 +182,17 @@ class Mixer(ABC):
         return f"{asked} is out of order: next is {due}"
 
 
-def _check_filters(filters: Tensor) -> None:
+def check_filters(name: str, filters: Tensor, form: str) -> None:
+    """Refuse what cannot be filters of shape ``form``, "(M, D, L)" or "(D, K)": time last, and at least one channel."""
     if not isinstance(filters, Tensor):
-        raise TypeError(f"filters must be a torch.Tensor, got {type(filters).__name__}")
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(filters).__name__}")
     if filters.dtype not in (torch.float32, torch.float64, torch.bfloat16):
-        raise TypeError(f"filters must be float32, float64 or bfloat16, got {filters.dtype}: convert them with .to()")
-    if filters.dim() != 3 or 0 in filters.shape[:2]:
-        raise ValueError(f"filters must have shape (M, D, L) with M, D >= 1, got {tuple(filters.shape)}")
+        raise TypeError(f"{name} must be float32, float64 or bfloat16, got {filters.dtype}: convert them with .to()")
+    *channels, _ = form.strip("()").split(", ")
+    if filters.dim() != len(channels) + 1 or 0 in filters.shape[:-1]:
+        raise ValueError(f"{name} must have shape {form} with {', '.join(channels)} >= 1, got {tuple(filters.shape)}")
+    if filters.is_meta:
+        raise ValueError(f"{name} must be on a device that holds their values, got {filters.device}")
     if not torch.isfinite(filters).all():
-        m, d, k = (~torch.isfinite(filters)).nonzero()[0].tolist()
-        raise ValueError(f"filters must be finite, got {filters[m, d, k].item()} at mixer {m}, channel {d}, lag {k}")
+        place = (~torch.isfinite(filters)).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be finite, got {filters[tuple(place)].item()} at {name}{place}")

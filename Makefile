@@ -1,0 +1,58 @@
+# Each target works first, alone, in any order. The first one you call makes .venv and installs
+# requirements.txt into it; after that nothing is installed until requirements.txt or pyproject.toml changes.
+
+# The first of these that is 3.11 or newer makes .venv. Name your own: make test PYTHON=python3.13
+PYTHON ?= python3 python3.13 python3.12 python3.11 python
+# Handed on to lab, demo and bench, for example: make demo ARGS=--help
+ARGS ?=
+
+RUN := .venv/bin/python -m
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
+
+.PHONY: help lab test demo bench lint notebooks clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+
+lab: .venv/installed ## JupyterLab on the first notebook; where there is no browser, open the address it prints
+	$(RUN) jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --ip=127.0.0.1 \
+	  $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
+
+test: .venv/installed ## every test, and every notebook against its committed outputs
+	$(RUN) pytest tests $(NOTEBOOKS) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+demo: .venv/installed ## the trained Hyena writes the same text with every engine, timed
+	$(RUN) flashref demo $(ARGS)
+
+bench: .venv/installed ## measure the engines on this machine
+	$(RUN) flashref bench $(ARGS)
+
+lint: .venv/installed ## ruff, over the code and the notebooks
+	$(RUN) ruff check .
+	$(RUN) ruff format --check .
+
+notebooks: .venv/installed ## run every notebook again, in place, as on a machine without a GPU
+	CUDA_VISIBLE_DEVICES= $(RUN) nbconvert --to notebook --execute --inplace \
+	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+
+clean: ## remove .venv and every cache; the next target installs again
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
+	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+
+.venv/installed: requirements.txt pyproject.toml | .venv/bin/python
+	$(RUN) pip install --disable-pip-version-check -r requirements.txt
+	$(RUN) pip install --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+.venv/bin/python:
+	@for python in $(PYTHON); do \
+	  if why=$$($$python -c '$(SUITS)' 2>&1); then \
+	    echo "Making .venv with $$($$python --version)"; $$python -m venv .venv; exit; \
+	  fi; \
+	  echo "$$python: $$(echo "$$why" | tail -n 1)" >&2; \
+	done; \
+	echo "No Python 3.11 or newer that can make a virtual environment was found. Install one" >&2; \
+	echo "(Debian, Ubuntu: apt install python3-venv) or name yours: make PYTHON=/path/to/python3" >&2; \
+	exit 1
