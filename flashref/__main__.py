@@ -6,20 +6,25 @@ import os
 import sys
 from pathlib import Path
 
+from flashref.bench import EnginesDisagree, as_json, as_table, measure
 from flashref.checkpoints import PRETRAINED, load
+from flashref.demo import demo
 from flashref.engines import ENGINES
 from flashref.generation import stream
 from flashref.text import decode, encode
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; returns the exit status: 0, 2 for wrong input, 130 when interrupted."""
+    """Run one command; returns the exit status: 0, 1 if engines disagree, 2 for wrong input, 130 when interrupted."""
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
     except (ValueError, TypeError, FileNotFoundError) as error:
         print(f"flashref: {error}", file=sys.stderr)
         return 2
+    except EnginesDisagree as error:
+        print(f"flashref: {error}; nothing was written", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nflashref: stopped", file=sys.stderr)
         return 130
@@ -33,12 +38,12 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="command")
     defaults = argparse.ArgumentDefaultsHelpFormatter
 
-    demo = commands.add_parser("demo", help="the trained Hyena writes the same text with every engine, timed")
-    demo.add_argument("--prompt", help="what to continue (a piece of Python)")
-    demo.add_argument("-n", type=int, help="new tokens per engine")
-    demo.add_argument("--temperature", type=float, help="0 takes the likeliest token")
-    demo.add_argument("--seed", type=int, help="another seed, another text")
-    demo.set_defaults(run=_demo)
+    show = commands.add_parser("demo", help="the trained Hyena writes the same text with every engine, timed")
+    show.add_argument("--prompt", help="what to continue (a piece of Python)")
+    show.add_argument("-n", type=int, help="new tokens per engine")
+    show.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    show.add_argument("--seed", type=int, help="another seed, another text")
+    show.set_defaults(run=_demo)
 
     generate = commands.add_parser("generate", help="continue a prompt with a model", formatter_class=defaults)
     generate.add_argument("prompt", nargs="?", help="what to continue; without it, --file or standard input")
@@ -65,8 +70,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    from flashref.demo import demo
-
     given = {name: getattr(arguments, name) for name in ("n", "temperature", "seed", "prompt")}
     given = {name: value for name, value in given.items() if value is not None}
     if "prompt" in given:
@@ -100,8 +103,6 @@ def _generate(arguments: argparse.Namespace) -> None:
 
 
 def _bench(arguments: argparse.Namespace) -> None:
-    from flashref.bench import as_json, as_table, measure
-
     for name in ("lengths", "mixers", "channels", "batch", "repeats"):
         value = getattr(arguments, name)
         if min(value if isinstance(value, list) else [value]) < 1:

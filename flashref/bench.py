@@ -32,6 +32,10 @@ WINDOWS, WINDOW = 16, 24  # sampled runs: this many windows, spread evenly, of t
 TOLERANCE = 1e-3  # float32, relative to the largest output
 
 
+class EnginesDisagree(Exception):
+    """An engine answered something else than the truth while it was timed: its times are worth nothing."""
+
+
 @dataclass
 class Record:
     """One measurement. seconds: for all L positions, the median of ``runs``. M mixers, D channels, B sequences."""
@@ -165,7 +169,7 @@ def measure(
     """Every kind of measurement in float32 for every length and engine, ``repeats`` times, the engines interleaved.
 
     Lazy and eager are run in full up to L = full_up_to and sampled beyond. A mixer is made once and reset between its
-    repeats, so that the first run alone pays for the spectra. Raises RuntimeError if engines disagree.
+    repeats, so that the first run alone pays for the spectra. Raises EnginesDisagree.
     """
     bar = tqdm(total=len(lengths) * repeats * (2 * len(engines) + 2), unit="run", disable=None if progress else True)
     records = []
@@ -219,7 +223,9 @@ def _check_agreement(kind: str, engine: str, L: int, outputs: dict[int, Tensor],
         error = (outputs[t].double() - expected[t].double()).abs().max().item()
         scale = expected[t].abs().max().item()
         if not error <= TOLERANCE * scale:
-            raise RuntimeError(f"{kind} of {engine} at L = {L} is wrong at position {t} by {error:.3g} of {scale:.3g}")
+            raise EnginesDisagree(
+                f"{kind} of {engine} at L = {L} is wrong at position {t} by {error:.3g} of {scale:.3g}"
+            )
 
 
 def environment(device: str = "cpu") -> dict:

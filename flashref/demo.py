@@ -1,5 +1,6 @@
 """The main job in a terminal: one prompt, every engine, the same text, and how fast."""
 
+import codecs
 import sys
 import time
 from collections.abc import Callable
@@ -63,6 +64,7 @@ def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.7, seed: 
 def _run(model, make: Callable[[], Mixer], prompt: Tensor, arguments: tuple, show: bool) -> tuple[Tensor, float]:
     """The new tokens and the seconds inside the generator, the making of the engine's buffers included."""
     pieces, seconds = [], 0.0
+    printable = codecs.getincrementaldecoder("utf-8")("replace")
     begin = time.perf_counter()
     tokens = decode(model, make(), prompt, *arguments)
     bar = tqdm(total=arguments[0], unit="token", leave=False, disable=True if show else None)
@@ -71,7 +73,7 @@ def _run(model, make: Callable[[], Mixer], prompt: Tensor, arguments: tuple, sho
             seconds += time.perf_counter() - begin
             pieces.append(token)
             if show:
-                sys.stdout.write(to_text(token, 256).decode("ascii", "replace"))
+                sys.stdout.write(printable.decode(to_text(token, 256)))
                 sys.stdout.flush()
             bar.update()
             begin = time.perf_counter()
