@@ -76,7 +76,8 @@ def load_operator(path: str | os.PathLike) -> HyenaOperator:
 def save(model: Hyena, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
     """Write config.json and weights.safetensors into a folder, which is made if missing; load reads it back.
 
-    dtype, if given, is what the floating weights are rounded to. Each file is written beside its place and then
+    dtype, if given, is what the parameters are rounded to; positions and windows stay as they are, since half precision
+    cannot tell a lag from the next. Each file is written beside its place and then
     renamed, so that a failure leaves the old one.
     """
     if not isinstance(model, Hyena):
@@ -88,7 +89,10 @@ def save(model: Hyena, path: str | os.PathLike, dtype: torch.dtype | None = None
         raise ValueError(f"{folder} is a file: give a folder to write config.json and the weights into")
     folder.mkdir(parents=True, exist_ok=True)
     weights = {f"model.{key}": value for key, value in model.state_dict().items() if key != "lm_head.weight"}
-    weights = {key: value.detach().to("cpu", dtype).contiguous() for key, value in weights.items()}
+    kept = {f"model.{name}" for name, _ in model.named_buffers()}
+    weights = {
+        key: value.detach().to("cpu", None if key in kept else dtype).contiguous() for key, value in weights.items()
+    }
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         save_file(weights, Path(scratch) / "weights.safetensors")
         (Path(scratch) / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
@@ -150,8 +154,10 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         try:
             weights = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged file fails in as many ways as there are damages
-            reason = f"{error}".partition("\n")[0] or type(error).__name__
-            raise ValueError(f"{ckpt} is not a checkpoint of plain tensors, or is damaged: {reason}") from error
+            raise ValueError(
+                f"{ckpt} is not a checkpoint of plain tensors, or is damaged ({type(error).__name__}): "
+                "copy it again, or save its state_dict as weights.safetensors"
+            ) from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]  # PyTorch Lightning keeps the weights there, beside its own state
     if not isinstance(weights, dict) or not all(

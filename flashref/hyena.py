@@ -32,7 +32,8 @@ class HyenaConfig:
     pad_vocab_size_multiple. l_max: taps of every long filter, hence the longest sequence. order: N, the number of
     gates. filter_order, emb_dim: width and input size (odd) of the network that makes the filters; w: the initial
     frequency of its sines. shift: the floor of the decay window (0.05 in HyenaDNA, 0 in the stand-alone operator).
-    fast_decay, slow_decay: after this fraction of l_max the window of the fastest (slowest) channel is down to 0.01.
+    fast_decay, slow_decay: after this fraction of l_max the window of the fastest (slowest) channel is down to 0.01;
+    decay_spacing: the rates between them in equal steps ("linear", the public models) or equal ratios ("log").
     """
 
     d_model: int
@@ -47,6 +48,7 @@ class HyenaConfig:
     shift: float = 0.05
     fast_decay: float = 0.3
     slow_decay: float = 1.5
+    decay_spacing: str = "linear"
     pad_vocab_size_multiple: int = 1
 
     def __post_init__(self) -> None:
@@ -60,6 +62,8 @@ class HyenaConfig:
                 raise ValueError(f"{name} must be a finite number, got {value!r}")
             if name.endswith("decay") and value <= 0:
                 raise ValueError(f"{name} must be > 0, got {value!r}")
+        if self.decay_spacing not in ("linear", "log"):
+            raise ValueError(f'decay_spacing must be "linear" or "log", got {self.decay_spacing!r}')
         if not isinstance(self.order, int) or self.order < 2:
             raise ValueError(f"order must be an integer >= 2 (order 2 has one long convolution), got {self.order!r}")
         if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
@@ -98,11 +102,15 @@ class PositionalEmbedding(nn.Module):
 class DecayWindow(nn.Module):
     """Multiplies each channel's filter by exp(-t * |delta|) + shift, from slow to fast decay over the channels."""
 
-    def __init__(self, channels: int, shift: float, fast_decay: float, slow_decay: float) -> None:
+    def __init__(self, channels: int, shift: float, fast_decay: float, slow_decay: float, spacing: str) -> None:
         super().__init__()
         self.shift = shift
         slow, fast = math.log(0.01) / slow_decay, math.log(0.01) / fast_decay
-        self.register_buffer("deltas", torch.linspace(slow, fast, channels)[None, None])
+        if spacing == "linear":
+            deltas = torch.linspace(slow, fast, channels)
+        else:
+            deltas = -torch.logspace(math.log10(-slow), math.log10(-fast), channels)
+        self.register_buffer("deltas", deltas[None, None])
 
     def forward(self, t: Float[Tensor, "1 L 1"], h: Float[Tensor, "1 L C"]) -> Float[Tensor, "1 L C"]:
         return h * (torch.exp(-t * self.deltas.abs()) + self.shift)
@@ -122,12 +130,14 @@ class ImplicitFilter(nn.Module):
             *(nn.Linear(width, width), Sine(width, w)),
             nn.Linear(width, channels, bias=False),
         )
-        self.modulation = DecayWindow(channels, config.shift, config.fast_decay, config.slow_decay)
+        decay = (config.fast_decay, config.slow_decay, config.decay_spacing)
+        self.modulation = DecayWindow(channels, config.shift, *decay)
 
     def forward(self, length: int) -> Float[Tensor, "C length"]:
         """The first ``length`` taps of every channel's filter, (C, length). The bias is not in them: see taps."""
         t, z = self.pos_emb.t[:, :length], self.pos_emb.z[:, :length]
-        return self.modulation(t, self.implicit_filter(z))[0].T
+        with torch.autocast(z.device.type, enabled=False):  # bfloat16 cannot tell a lag from the next
+            return self.modulation(t, self.implicit_filter(z))[0].T
 
 
 class HyenaOperator(nn.Module):

@@ -36,7 +36,8 @@ class Mixer(ABC):
         with torch.inference_mode(False):  # tensors made inside inference mode could not be updated outside it
             self.filters = filters.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)
         self.batch_size = batch_size
-        self._mixers = filters.shape[0]
+        # What every step is checked against, kept here because looking it up again costs as much as the check.
+        self._mixers, self._length, self._device = filters.shape[0], filters.shape[-1], filters.device
         self._row_shape = torch.Size((batch_size, filters.shape[1]))
         self._dtypes = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
         self.reset()
@@ -107,10 +108,10 @@ class Mixer(ABC):
         if m != self._next or m == self._mixers or self._in_prefill:
             raise ValueError(self._order_message("step", m))
         if not isinstance(x_t, Tensor) or (
-            x_t.shape != self._row_shape or x_t.dtype not in self._dtypes or x_t.device != self.filters.device
+            x_t.shape != self._row_shape or x_t.dtype not in self._dtypes or x_t.device != self._device
         ):
             self._refuse_tensor("x_t", x_t, "(B, D)", self._row_shape)
-        if self._position == self.filters.shape[-1]:
+        if self._position == self._length:
             raise ValueError(
                 f"the filters hold {self._position} positions and all are used: reset(), or make the mixer with "
                 "longer filters"

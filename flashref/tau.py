@@ -13,7 +13,7 @@ def tau(
     """The definition: ``tau[..., d, t] = sum_{j in inputs} x[..., d, j] * rho[d, t-j]`` for t in outputs.
 
     x: (..., D, L); rho: (D, K), zero beyond K. Every input must come before every output. Returns (..., D, q) with
-    q = len(outputs). Costs len(inputs) * q multiply-adds per channel. From: section 3.2 of Oncescu et al. 2025.
+    q = len(outputs). Costs len(inputs) * q multiply-adds per channel. From: tau of Oncescu et al. 2025.
     """
     if len(inputs) and len(outputs) and inputs[-1] >= outputs[0]:
         raise ValueError(f"every input must come before every output, got inputs {inputs} and outputs {outputs}")
@@ -44,7 +44,7 @@ def tau_fft(x: Float[Tensor, "*batch D U"], spectrum: Complex[Tensor, "D n"], q:
 
     Only lags 1 .. 2U-1 occur. The linear convolution has 3U-1 values; those that wrap around a circle of length 2U land
     on the first U outputs, which belong to the inputs themselves and are thrown away. Costs two FFTs of 2U points per
-    channel. From: lemma 1 and appendix C of Oncescu et al. 2025.
+    channel. From: Oncescu et al. 2025.
     """
     U = x.shape[-1]
     n = fast_length(2 * U)

@@ -14,7 +14,7 @@ from flashref.tiling import gray_tile, middle
 
 
 class TiledCPU(Mixer):
-    """Flash Inference on a CPU (Oncescu et al. 2025, algorithms 2 and 3), with everything that a step touches static.
+    """Flash Inference on a CPU (Oncescu et al. 2025, parallel across layers), with what a step touches static.
 
     base: b, the block size, any integer >= 1. Memory beside filters and spectra (8 bytes per filter tap in float32):
     one buffer of half the remaining length, whose slot t is the partial sum of z_t until step t and x_t from then on,
@@ -38,8 +38,7 @@ class TiledCPU(Mixer):
             self._tau = Tau(self.filters.view(M * D, L), self.direct_up_to, self.chunk_points)
             head = self.filters.new_zeros(M, base, 1, D)
             head[:, : min(base, L), 0] = self.filters[..., :base].transpose(1, 2)
-        # Views are made once: slicing would cost a step more than its arithmetic.
-        self._head = [[head[m, : base - i] for i in range(base)] for m in range(M)]
+        self._head = head
 
     def _check_device(self) -> None:
         if self.filters.device.type != "cpu":
@@ -47,15 +46,15 @@ class TiledCPU(Mixer):
 
     def _begin(self) -> None:
         (M, D, L), B, b = self.filters.shape, self.batch_size, self.base
-        self._length = L - self.prompt_length  # the tiling starts after the prompt and counts from there
-        self._half = middle(self._length, b)
+        self._rest = L - self.prompt_length  # the tiling starts after the prompt and counts from there
+        self._half = middle(self._rest, b)
         self._slots = self.filters.new_zeros(B, M * D, self._half)
         self._late = None  # what a prompt contributes to the second half, until its slots are free
         x, z = self.filters.new_zeros(2, M, b, B, D)  # time before channels: a position is contiguous
         self._x_block, self._z_block, self._i = x, z, 0
-        self._x_row = [[x[m, i] for i in range(b)] for m in range(M)]
-        self._z_row = [[z[m, i] for i in range(b)] for m in range(M)]
-        self._z_tail = [[z[m, i:] for i in range(b)] for m in range(M)]
+        # Views of each position of the block: its input, the filter's taps for the column from here to the block's
+        # end, that column, and its output. Made once: slicing would cost a step more than its arithmetic.
+        self._views = [[(x[m, i], self._head[m, : b - i], z[m, i:], z[m, i]) for i in range(b)] for m in range(M)]
 
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
         (M, D, _), P, h = self.filters.shape, self.prompt_length, self._half
@@ -68,22 +67,22 @@ class TiledCPU(Mixer):
                 with torch.inference_mode(False):
                     self._late = self.filters.new_zeros(self.batch_size, M * D, late.shape[-1])
             self._late[:, mine] = late
-        if m == M - 1 and self._length:
+        if m == M - 1 and self._rest:
             self._load_block(0)
         return z[..., :P]
 
     def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        x = self._x_row[m][self._i].copy_(x_t)
-        self._z_tail[m][self._i].addcmul_(self._head[m][self._i], x)  # the red cell and the column below it
-        return self._z_row[m][self._i]
+        x, taps, column, z_t = self._views[m][self._i]
+        column.addcmul_(taps, x.copy_(x_t))  # the red cell and the column below it
+        return z_t
 
     def _advance(self) -> None:
         n = self.position - self.prompt_length
         self._i = n % self.base
-        if self._i or n >= self._length:
+        if self._i or n >= self._rest:
             return
         self._store_block(n - self.base)
-        tile = gray_tile(n, self._length, self.base)
+        tile = gray_tile(n, self._rest, self.base)
         if n == self._half:  # the second half takes over the slots of the first
             out = self._slots[..., : len(tile.outputs)]
             self._tau.replace(self._slots, out)

@@ -42,7 +42,7 @@ def schedule(L: int, kind: str = "relaxed", base: int = 1) -> list[Tile]:
     """All tiles for L positions, in the order in which they run; each pair j < t lies in exactly one.
 
     kind: "lazy" gathers row t just before output t; "eager" pushes column j to every later output as soon as input j is
-    known; "relaxed" is the fractal tiling (Oncescu et al. 2025, section 3.2; van der Hoeven 1997). base: for "relaxed",
+    known; "relaxed" is the fractal tiling (Oncescu et al. 2025, after van der Hoeven 1997). base: for "relaxed",
     the size of a block inside which every step pushes its column to the end of the block; 1 is the paper's tiling.
 
     Costs O(L) tiles. Raises ValueError for L < 0, base < 1, an unknown kind, or a base with a kind that has none.

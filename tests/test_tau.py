@@ -1,0 +1,96 @@
+"""One tile, each way of computing it, against the sum over its pairs."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from truth import assert_close, tile_sum
+
+from flashref import Tau
+from flashref.tau import spectrum, tau, tau_direct, tau_fft
+
+tiles = st.integers(1, 45).flatmap(lambda p: st.tuples(st.just(p), st.integers(1, p)))  # q <= p, odd sizes too
+
+
+def case(p: int, q: int, B: int = 2, C: int = 3, more: int = 0):
+    g = torch.Generator().manual_seed(100 * p + q)
+    x = torch.randn(B, C, p, dtype=torch.float64, generator=g)
+    rho = torch.randn(C, p + q + more, dtype=torch.float64, generator=g)
+    return x, rho, tile_sum(x, range(p), rho, range(p, p + q))
+
+
+@given(
+    l=st.integers(0, 10),
+    p=st.integers(0, 12),
+    gap=st.integers(0, 6),
+    q=st.integers(0, 12),
+    K=st.integers(0, 40),
+)
+def test_the_definition_is_the_sum_over_pairs_for_any_ranges(l, p, gap, q, K):  # noqa: E741
+    torch.manual_seed(l + p + q)
+    x = torch.randn(2, 3, l + p, dtype=torch.float64)
+    rho = torch.randn(3, K, dtype=torch.float64)
+    inputs, outputs = range(l, l + p), range(l + p + gap, l + p + gap + q)
+    assert_close(tau(x, inputs, rho, outputs), tile_sum(x, inputs, rho, outputs), 1e-12)
+
+
+def test_the_definition_refuses_an_input_that_does_not_come_before_every_output():
+    with pytest.raises(ValueError, match="every input must come before every output"):
+        tau(torch.ones(1, 4), range(3), torch.ones(1, 4), range(2, 4))
+
+
+@given(tiles, st.integers(0, 9))
+def test_direct_and_fft_are_the_sum(tile, more):
+    p, q = tile
+    x, rho, truth = case(p, q, more=more)
+    assert_close(tau_direct(x, rho, q), truth, 1e-12)
+    assert_close(tau_fft(x, spectrum(rho, p), q), truth, 1e-12)
+
+
+@given(st.integers(1, 20), st.integers(1, 60))
+def test_direct_is_the_sum_for_more_outputs_than_inputs_too(p, q):
+    x, rho, truth = case(p, q)
+    assert_close(tau_direct(x, rho, q), truth, 1e-12)
+
+
+@pytest.mark.parametrize("chunk_points", [None, 1, 150, 2**19])
+@pytest.mark.parametrize("direct_up_to", [0, 4, 100])
+@given(tile=tiles)
+def test_the_hybrid_adds_the_sum_whatever_it_picks_and_however_it_is_chunked(direct_up_to, chunk_points, tile):
+    p, q = tile
+    x, rho, truth = case(p, q)
+    hybrid = Tau(rho, direct_up_to, chunk_points)
+    z = torch.ones(2, 3, q, dtype=torch.float64)
+    for times in (1, 2):  # the second time with the spectrum that was kept
+        hybrid.add(x, z)
+        assert_close(z, 1 + times * truth, 1e-12)
+
+
+@pytest.mark.parametrize("chunk_points", [None, 1, 150])
+@given(tile=tiles)
+def test_replace_overwrites_even_where_it_reads_and_keeps_no_spectrum(chunk_points, tile):
+    p, q = tile
+    x, rho, truth = case(p, q)
+    hybrid = Tau(rho, 0, chunk_points)
+    hybrid.replace(x, x[..., :q])
+    assert_close(x[..., :q], truth, 1e-12)
+    assert not hybrid._spectra
+
+
+def test_add_works_on_two_parts_of_one_buffer_and_touches_nothing_else():
+    torch.manual_seed(3)
+    buffer, rho = torch.randn(1, 2, 40, dtype=torch.float64), torch.randn(2, 40, dtype=torch.float64)
+    before = buffer.clone()
+    Tau(rho, 4, 50).add(buffer[..., 5:20], buffer[..., 20:35])
+    before[..., 20:35] += tile_sum(before, range(5, 20), rho, range(20, 35))
+    assert_close(buffer, before, 1e-12)
+    assert torch.equal(buffer[..., :20], before[..., :20]) and torch.equal(buffer[..., 35:], before[..., 35:])
+
+
+def test_the_spectra_of_all_sizes_together_take_about_eight_bytes_a_tap():
+    C, L = 3, 4096
+    hybrid = Tau(torch.randn(C, L), direct_up_to=0, chunk_points=None)
+    for U in [2**q for q in range(12)]:
+        hybrid.add(torch.randn(1, C, U), torch.zeros(1, C, U))
+    held = sum(s.numel() * s.element_size() for s in hybrid._spectra.values())
+    assert 7 <= held / (C * L) <= 8.2
