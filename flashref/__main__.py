@@ -6,6 +6,7 @@ import os
 import sys
 from pathlib import Path
 
+from flashref import training
 from flashref.bench import EnginesDisagree, as_json, as_table, measure
 from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
@@ -66,6 +67,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=3, help="runs of each measurement; the median is reported")
     bench.add_argument("--device", default="cpu", help="cpu or cuda")
     bench.set_defaults(run=_bench)
+
+    train = commands.add_parser("train", help="train the Hyena that comes with flashref, or your own")
+    training.add_arguments(train)
     return parser
 
 

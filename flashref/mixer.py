@@ -101,7 +101,7 @@ class Mixer(ABC):
         the filters hold no more positions; TypeError for a wrong dtype. A refused call changes nothing.
         """
         z_t = self.step_view(m, x_t)
-        return z_t.clone() if z_t.dtype == x_t.dtype else z_t.to(x_t.dtype)
+        return z_t.clone() if z_t.dtype == self.filters.dtype else z_t  # in another dtype it is fresh already
 
     def step_view(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """step for a caller who uses z_t before the next call and changes neither: z_t may be a view of a buffer."""
@@ -122,7 +122,7 @@ class Mixer(ABC):
             self._begun = True
         z_t = self._step(m, x_t.detach() if x_t.requires_grad else x_t)
         self._next = m + 1
-        return z_t
+        return z_t if z_t.dtype == x_t.dtype else z_t.to(x_t.dtype)
 
     def advance(self) -> None:
         """The position is complete in every mixer: go to the next, and run the gray tile that is due.

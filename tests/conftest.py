@@ -8,5 +8,5 @@ settings.register_profile(
 )
 settings.load_profile("flashref")
 
-# The tensors here are small: a second thread saves nothing, and waiting for it on a busy machine costs 20 times as much.
+# The tensors here are small: a second thread saves nothing, and a busy machine makes every call wait for it.
 torch.set_num_threads(1)

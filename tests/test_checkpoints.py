@@ -18,7 +18,7 @@ TOKENS = torch.arange(24).remainder(11).view(2, 12)
 
 @pytest.fixture
 def model() -> Hyena:
-    return randomised(Hyena(config(order=3, pad_vocab_size_multiple=8)))
+    return randomised(Hyena, config(order=3, pad_vocab_size_multiple=8))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def refused(folder: Path, words: str, loader=load) -> str:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_a_model_that_is_saved_and_loaded_is_the_same(order, dtype, tmp_path):
-    model = randomised(Hyena(config(order=order, shift=0.01, w=7.0))).to(dtype)
+    model = randomised(Hyena, config(order=order, shift=0.01, w=7.0)).to(dtype)
     save(model, str(tmp_path / "new" / "folder"))
     again = load(str(tmp_path / "new" / "folder"))
     assert again.config == model.config and not again.training
@@ -69,7 +69,7 @@ def test_a_model_that_is_saved_and_loaded_is_the_same(order, dtype, tmp_path):
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_a_model_saved_rounded_is_the_model_with_rounded_parameters(dtype, tmp_path):
-    model = randomised(Hyena(config(order=3))).float()
+    model = randomised(Hyena, config(order=3)).float()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     save(model, tmp_path, dtype=dtype)
     again, positions = load(tmp_path), dict(model.named_buffers())
@@ -83,7 +83,7 @@ def test_a_model_saved_rounded_is_the_model_with_rounded_parameters(dtype, tmp_p
 
 
 def test_saving_again_overwrites_and_leaves_nothing_else(model, folder):
-    other = randomised(Hyena(config(order=2)), seed=1)
+    other = randomised(Hyena, config(order=2), seed=1)
     save(other, folder)
     assert torch.equal(load(folder)(TOKENS), other(TOKENS))
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "weights.safetensors"]
@@ -96,7 +96,7 @@ def test_nothing_is_lost_when_saving_fails(model, folder, monkeypatch, broken):
 
     monkeypatch.setattr(flashref.checkpoints, broken, fail)
     with pytest.raises(OSError, match="no space"):
-        save(randomised(Hyena(config())), folder)
+        save(randomised(Hyena, config()), folder)
     assert torch.equal(load(folder)(TOKENS), model(TOKENS))
     assert sorted(file.name for file in folder.iterdir()) == ["config.json", "weights.safetensors"]
 

@@ -12,8 +12,16 @@ from flashref import Hyena, generate, stream
 L_MAX, VOCABULARY = 48, 11
 
 
-def make(order: int = 2, seed: int = 0, **changes) -> Hyena:
-    return randomised(Hyena(config(order=order, pad_vocab_size_multiple=8, **changes)), seed)
+def make(order: int = 2, seed: int = 0) -> Hyena:
+    """A random model whose greedy text does not fall into one token for ever."""
+    model = randomised(Hyena, config(order=order, pad_vocab_size_multiple=8), seed)
+    with torch.no_grad():
+        model.backbone.embeddings.word_embeddings.weight.normal_()
+        model.backbone.ln_f.weight.normal_()
+        for layer in model.backbone.layers:
+            for linear in (layer.mixer.in_proj, layer.mixer.out_proj, layer.mlp.fc1, layer.mlp.fc2):
+                linear.weight.normal_()
+    return model
 
 
 def by_full_passes(model: Hyena, prompt: torch.Tensor, n: int) -> torch.Tensor:
@@ -33,10 +41,10 @@ def prompts(B: int, P: int) -> torch.Tensor:
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_greedy_tokens_are_those_of_full_forward_passes(order, engine, device):
     for seed, (B, P, n) in enumerate([(1, 1, 48), (3, 5, 30), (2, 48, 1), (2, 20, 29), (1, 2, 47)]):
-        model, prompt = make(order, seed), prompts(B, P)
+        model, prompt = make(order, 10 + seed), prompts(B, P)
         with torch.no_grad():
             expected = by_full_passes(model, prompt, n)
-        assert len(expected[:, P:].unique()) > 1 or n == 1, "a model that repeats one token would check nothing"
+        assert len(expected[:, P:].unique()) > 2 or n == 1, "a model that repeats one token would check nothing"
         tokens = generate(model.to(device), prompt.to(device), n, engine=engine)
         assert tokens.dtype == torch.int64
         assert torch.equal(tokens.cpu(), expected)
@@ -140,7 +148,7 @@ def test_a_temperature_close_to_0_is_greedy():
 
 
 @pytest.mark.parametrize("model", [make(), flat(make())], ids=["ordinary", "all tokens alike"])
-@pytest.mark.parametrize("temperature", [0.7, 2.0])
+@pytest.mark.parametrize("temperature", [2.5, 6.0])
 @pytest.mark.parametrize("top_k", [None, 4, 11, 50])
 def test_tokens_are_drawn_as_often_as_softmax_says(model, temperature, top_k):
     """Pearson's chi-squared over the first new token of 6000 equal prompts; the 99.9 % quantile is below 30."""
@@ -153,7 +161,7 @@ def test_tokens_are_drawn_as_often_as_softmax_says(model, temperature, top_k):
     expected = draws * weights / weights.sum()
     seen = torch.bincount(tokens, minlength=VOCABULARY)
     assert seen.sum() == seen[allowed].sum() == draws
-    assert expected.min() > 1
+    assert expected.min() > 5
     assert ((seen[allowed] - expected) ** 2 / expected).sum() < 30
 
 
@@ -173,7 +181,11 @@ def test_rows_that_pad_the_vocabulary_are_never_generated():
 def test_other_dtypes_generate_too(dtype):
     model = make().to(dtype)
     for engine in ENGINES:
-        assert generate(model, prompts(2, 5), 40, engine=engine).shape == (2, 45)
+        tokens = generate(model, prompts(2, 5), 40, engine=engine)
+        # Rounding may turn a near tie, which changes all that follows: the first few tokens are those of full passes.
+        assert tokens.shape == (2, 45)
+        with torch.no_grad():
+            assert torch.equal(tokens[:, :8], by_full_passes(model, prompts(2, 5), 3))
 
 
 def test_a_run_that_is_not_watched_prints_nothing(capfd):
@@ -205,7 +217,7 @@ def test_a_run_that_is_not_watched_prints_nothing(capfd):
         (
             {"prompt": torch.ones(49, dtype=torch.int64), "n": 1},
             ValueError,
-            "49 positions but the filters hold l_max = 48",
+            "49 positions but the filters hold",
         ),
         ({"n": -1}, ValueError, "n must be >= 0, got -1"),
         ({"n": 47}, ValueError, "the filters hold 48 positions: after this prompt n is at most 46, got 47"),

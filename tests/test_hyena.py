@@ -16,10 +16,10 @@ def config(**changes) -> HyenaConfig:
     return HyenaConfig(**{**sizes, **changes})
 
 
-def randomised(module: torch.nn.Module, seed: int = 0) -> torch.nn.Module:
+def randomised(kind: type[torch.nn.Module], sizes: HyenaConfig, seed: int = 0) -> torch.nn.Module:
     """In float64, and with no weight left at a value that would hide a mistake (a bias of 0, a norm of 1)."""
     torch.manual_seed(seed)
-    module.double()
+    module = kind(sizes).double()
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
@@ -78,7 +78,7 @@ def model_written_out(model: Hyena, tokens: Tensor) -> Tensor:
 @pytest.mark.parametrize("order", [2, 3, 4, 5])
 @pytest.mark.parametrize("L", [1, 2, 3, 30, 48])
 def test_the_operator_is_its_definition(order, L):
-    op = randomised(HyenaOperator(config(order=order, shift=0.07)))
+    op = randomised(HyenaOperator, config(order=order, shift=0.07))
     u = torch.randn(2, L, 6, dtype=torch.float64)
     truth = torch.stack([operator_written_out(op.state_dict(), u_b, order, 0.07) for u_b in u])
     assert_close(op(u), truth, 1e-10)
@@ -87,7 +87,7 @@ def test_the_operator_is_its_definition(order, L):
 @pytest.mark.parametrize("order", [2, 3, 4, 5])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_operator_online_is_its_definition(engine, order):
-    op = randomised(HyenaOperator(config(order=order)))
+    op = randomised(HyenaOperator, config(order=order))
     u = torch.randn(2, 48, 6, dtype=torch.float64)
     online = op.online(engine=engine, batch_size=2)
     buffer, y = torch.empty(2, 6, dtype=torch.float64), []
@@ -100,7 +100,7 @@ def test_the_operator_online_is_its_definition(engine, order):
 
 @pytest.mark.parametrize("order", [2, 3, 4])
 def test_the_model_is_its_definition(order):
-    model = randomised(Hyena(config(order=order, pad_vocab_size_multiple=8)))
+    model = randomised(Hyena, config(order=order, pad_vocab_size_multiple=8))
     tokens = torch.randint(11, (2, 40))
     logits = model(tokens)
     assert logits.shape == (2, 40, 16)
@@ -108,7 +108,7 @@ def test_the_model_is_its_definition(order):
 
 
 def test_the_filters_of_the_model_are_those_of_its_layers_with_the_bias_at_lag_0():
-    model = randomised(Hyena(config(order=3)))
+    model = randomised(Hyena, config(order=3))
     filters = model.filters()
     assert filters.shape == (4, 6, 48)
     for i, layer in enumerate(model.backbone.layers):
@@ -121,7 +121,7 @@ def test_the_filters_of_the_model_are_those_of_its_layers_with_the_bias_at_lag_0
 @pytest.mark.parametrize("made, pushed", [(a, b) for a in MODES for b in MODES])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_online_operator_works_in_any_mix_of_modes(engine, made, pushed):
-    op = randomised(HyenaOperator(config(order=3)))
+    op = randomised(HyenaOperator, config(order=3))
     u = torch.randn(1, 48, 6, dtype=torch.float64, requires_grad=True)
     with MODES[made]():
         online = op.online(engine=engine)
@@ -134,7 +134,7 @@ def test_the_online_operator_works_in_any_mix_of_modes(engine, made, pushed):
 
 @pytest.mark.parametrize("order", [2, 4])
 def test_a_token_does_not_change_the_logits_before_it(order):
-    model = randomised(Hyena(config(order=order)))
+    model = randomised(Hyena, config(order=order))
     tokens = torch.randint(11, (1, 48))
     logits = model(tokens)
     for t in (0, 1, 20, 47):
@@ -147,7 +147,7 @@ def test_a_token_does_not_change_the_logits_before_it(order):
 
 def test_every_weight_gets_the_gradient_of_the_definition():
     """Autograd through the package's FFTs against autograd through the loops of this file."""
-    op = randomised(HyenaOperator(config(order=3)))
+    op = randomised(HyenaOperator, config(order=3))
     u, weigh = torch.randn(1, 20, 6, dtype=torch.float64), torch.randn(20, 6, dtype=torch.float64)
     (op(u)[0] * weigh).sum().backward()
     leaves = {name: value.clone().requires_grad_() for name, value in op.state_dict().items()}
