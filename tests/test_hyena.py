@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from test_engines import ENGINES, MODES
+from test_engines import ENGINES, MODES, TOLERANCE
 from torch import Tensor
 from truth import assert_close, causal_sum
 
@@ -84,18 +84,20 @@ def test_the_operator_is_its_definition(order, L):
     assert_close(op(u), truth, 1e-10)
 
 
+@pytest.mark.parametrize("dtype", TOLERANCE)
 @pytest.mark.parametrize("order", [2, 3, 4, 5])
 @pytest.mark.parametrize("engine", ENGINES)
-def test_the_operator_online_is_its_definition(engine, order):
-    op = randomised(HyenaOperator, config(order=order))
-    u = torch.randn(2, 48, 6, dtype=torch.float64)
+def test_the_operator_online_is_its_definition(engine, order, dtype):
+    op = randomised(HyenaOperator, config(order=order)).to(dtype)
+    u = torch.randn(2, 48, 6, dtype=dtype)
     online = op.online(engine=engine, batch_size=2)
-    buffer, y = torch.empty(2, 6, dtype=torch.float64), []
+    buffer, y = torch.empty(2, 6, dtype=dtype), []
     for t in range(48):
         y.append(online.push(buffer.copy_(u[:, t])))
         buffer.fill_(torch.nan)  # the caller may reuse it, and keep what came out
-    truth = torch.stack([operator_written_out(op.state_dict(), u_b, order, 0.05) for u_b in u])
-    assert_close(torch.stack(y, 1), truth, 1e-10)
+    weights = op.double().state_dict()
+    truth = torch.stack([operator_written_out(weights, u_b.double(), order, 0.05) for u_b in u])
+    assert_close(torch.stack(y, 1), truth, TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("order", [2, 3, 4])
@@ -170,3 +172,52 @@ def test_training_reduces_the_loss():
         optimiser.step()
         losses.append(loss.item())
     assert losses[0] > 2.0 and losses[-1] < 0.5
+
+
+@pytest.mark.parametrize(
+    "u, error, words",
+    [
+        ([1.0], TypeError, "must be a torch.Tensor, got list"),
+        (torch.ones(2, 6), TypeError, "must be torch.float64 as the weights are, got torch.float32"),
+        (torch.ones(6, dtype=torch.float64), ValueError, "must have shape"),
+        (torch.ones(2, 5, dtype=torch.float64), ValueError, r"must have shape .* D = 6, got"),
+        (torch.ones(0, 6, dtype=torch.float64), ValueError, "must have shape"),
+        (torch.ones(2, 6, dtype=torch.float64, device="meta"), ValueError, "must be on cpu"),
+    ],
+)
+def test_bad_input_of_an_operator_is_refused_and_changes_nothing(u, error, words):
+    op = randomised(HyenaOperator, config(order=3))
+    with pytest.raises(error, match="^u " + words):
+        op(u[None] if isinstance(u, Tensor) else u)
+    good = torch.randn(2, 48, 6, dtype=torch.float64)
+    online = op.online(batch_size=2)
+    y = []
+    for t in range(48):
+        with pytest.raises(error, match="^u_t " + words):
+            online.push(u)
+        y.append(online.push(good[:, t]))
+    with pytest.raises(ValueError, match="the filters hold 48 positions and all are used"):
+        online.push(good[:, 0])
+    assert_close(torch.stack(y, 1), op(good).detach(), 1e-10)
+    with pytest.raises(ValueError, match="48"):
+        op(torch.ones(1, 49, 6, dtype=torch.float64))
+    with pytest.raises(ValueError, match="engine must be one of"):
+        op.online(engine="fast")
+
+
+@pytest.mark.parametrize(
+    "tokens, error, words",
+    [
+        ([[1]], TypeError, "tokens must be a tensor of integers"),
+        (torch.ones(1, 3), TypeError, "tokens must be a tensor of integers"),
+        (torch.ones(3, dtype=torch.int64), ValueError, r"tokens must have shape \(B, L\)"),
+        (torch.ones(1, 0, dtype=torch.int64), ValueError, "tokens must hold at least one token"),
+        (torch.ones(1, 49, dtype=torch.int64), ValueError, "49 positions but the filters hold l_max = 48"),
+        (torch.full((1, 2), 11), ValueError, "tokens must lie in 0 .. 10"),
+        (torch.full((1, 2), -1), ValueError, "tokens must lie in 0 .. 10"),
+        (torch.ones(1, 2, dtype=torch.int64, device="meta"), ValueError, "tokens must be on cpu"),
+    ],
+)
+def test_bad_tokens_are_refused_by_name(tokens, error, words):
+    with pytest.raises(error, match=words):
+        Hyena(config())(tokens)

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flashref import TiledCPU
+from flashref import TiledCPU, make_mixer
 
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -96,3 +96,12 @@ def test_a_second_generation_holds_no_more_than_the_first():
             mixer.advance()
         assert numbers_held(mixer, made_of_filters) <= 2 * 3 * (128 - prompt + 12)
         mixer.reset()
+
+
+@pytest.mark.parametrize("engine", ["lazy", "eager", "tiled_cpu", "tiled_gpu"])
+def test_what_a_caller_keeps_holds_its_own_numbers_only(engine):
+    """An output is no view of something longer: the outputs of a prompt keep P positions alive, not L."""
+    mixer = make_mixer(engine, torch.randn(1, 3, 128), batch_size=2)
+    z = mixer.prefill(0, torch.randn(2, 3, 10))
+    assert z.untyped_storage().nbytes() == 2 * 3 * 10 * 4
+    assert mixer.step(0, torch.randn(2, 3)).untyped_storage().nbytes() == 2 * 3 * 4
