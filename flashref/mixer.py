@@ -69,10 +69,15 @@ class Mixer(ABC):
 
     def reset(self) -> None:
         """Forget the generation; the filters and what was computed from them alone are kept."""
-        self._position = 0
         self.prompt_length = 0
-        self._next = 0  # the mixer whose prefill or step comes next
         self._begun = self._in_prefill = False
+        self._go_to(0)
+
+    def _go_to(self, position: int) -> None:
+        self._position = position
+        self._next = 0  # the mixer whose prefill or step comes next; M when advance does
+        # The mixer whose step needs no further look at the order of calls, so that a step compares one number.
+        self._due = 0 if self._begun and position < self._length else None
 
     def prefill(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
         """Mixer m's outputs on a prompt of P positions, by FFT; every mixer in order, before any step.
@@ -91,7 +96,7 @@ class Mixer(ABC):
         self._next = (m + 1) % len(self.filters)
         self._in_prefill = self._next != 0
         if not self._in_prefill:
-            self._position = self.prompt_length
+            self._go_to(self.prompt_length)
         return z
 
     def step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -100,39 +105,32 @@ class Mixer(ABC):
         Mixers come in order, 0 .. M-1, then advance(). Raises ValueError for a wrong shape, device or order, or when
         the filters hold no more positions; TypeError for a wrong dtype. A refused call changes nothing.
         """
-        z_t = self.step_view(m, x_t)
-        return z_t.clone() if z_t.dtype == self.filters.dtype else z_t  # in another dtype it is fresh already
+        z_t = self._checked_step(m, x_t)
+        return z_t.clone() if x_t.dtype is self.filters.dtype else z_t.to(x_t.dtype)
 
     def step_view(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """step for a caller who uses z_t before the next call and changes neither: z_t may be a view of a buffer."""
-        if m != self._next or m == self._mixers or self._in_prefill:
-            raise ValueError(self._order_message("step", m))
-        if not isinstance(x_t, Tensor) or (
-            x_t.shape != self._row_shape or x_t.dtype not in self._dtypes or x_t.device != self._device
-        ):
+        z_t = self._checked_step(m, x_t)
+        return z_t if x_t.dtype is self.filters.dtype else z_t.to(x_t.dtype)
+
+    def _checked_step(self, m: int, x_t: Tensor) -> Tensor:
+        if m != self._due:
+            self._begin_steps(m, x_t)
+        if not self._is_row(x_t):
             self._refuse_tensor("x_t", x_t, "(B, D)", self._row_shape)
-        if self._position == self._length:
-            raise ValueError(
-                f"the filters hold {self._position} positions and all are used: reset(), or make the mixer with "
-                "longer filters"
-            )
-        if not self._begun:
-            with torch.inference_mode(False):
-                self._begin()
-            self._begun = True
         z_t = self._step(m, x_t.detach() if x_t.requires_grad else x_t)
         self._next = m + 1
-        return z_t if z_t.dtype == x_t.dtype else z_t.to(x_t.dtype)
+        self._due = self._next if self._next < self._mixers else None
+        return z_t
 
     def advance(self) -> None:
         """The position is complete in every mixer: go to the next, and run the gray tile that is due.
 
         Raises ValueError if a mixer has not stepped yet.
         """
-        if self._next != len(self.filters) or self._in_prefill:
+        if self._next != self._mixers:
             raise ValueError(self._order_message("advance", None))
-        self._position += 1
-        self._next = 0
+        self._go_to(self._position + 1)
         self._advance()
 
     # For the engines. --------------------------------------------------------------------------------------------
@@ -142,6 +140,28 @@ class Mixer(ABC):
         return causal_conv(pad(x, (0, self.filters.shape[-1] - x.shape[-1])), self.filters[m])
 
     # Refusals. ---------------------------------------------------------------------------------------------------
+
+    def _begin_steps(self, m: int, x_t: Tensor) -> None:
+        """Begin, if this is the first call of a generation and right; refuse it, if mixer m's step is not due."""
+        if m != self._next or m == self._mixers or self._in_prefill:
+            raise ValueError(self._order_message("step", m))
+        if self._position == self._length:
+            raise ValueError(
+                f"the filters hold {self._position} positions and all are used: reset(), or make the mixer with "
+                "longer filters"
+            )
+        if self._is_row(x_t):
+            with torch.inference_mode(False):
+                self._begin()
+            self._begun = True
+
+    def _is_row(self, x: Tensor) -> bool:
+        return (
+            isinstance(x, Tensor)
+            and x.shape == self._row_shape
+            and x.dtype in self._dtypes
+            and x.device == self._device
+        )
 
     def _check_prefill(self, m: int, x: Tensor) -> None:
         started = self._position > 0 or (self._begun and not self._in_prefill)

@@ -101,7 +101,8 @@ class TiledCPU(Mixer):
 
     def _load_block(self, n: int) -> None:
         """Copy the partial sums of positions [n, n+b) into the static block."""
-        self._z_block.copy_(self._block_slots(n).permute(1, 3, 0, 2))
+        slots = self._block_slots(n).contiguous()  # two copies, since one that also transposes takes twice as long
+        self._z_block.copy_(slots.permute(1, 3, 0, 2))
 
     def _block_slots(self, n: int) -> Float[Tensor, "B M D b"]:
         M, D, _ = self.filters.shape
