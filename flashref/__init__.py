@@ -5,10 +5,11 @@ Beyond. ICLR 2025, arXiv 2410.12982.
 """
 
 from flashref.checkpoints import PRETRAINED, load, load_operator, save
+from flashref.config import HyenaConfig
 from flashref.convolution import causal_conv
 from flashref.engines import ENGINES, OnlineConvolution, make_mixer
 from flashref.generation import generate, stream
-from flashref.hyena import Hyena, HyenaConfig, HyenaOperator
+from flashref.hyena import Hyena, HyenaOperator
 from flashref.mixer import Mixer
 from flashref.naive import Eager, Lazy
 from flashref.tau import Tau

@@ -22,10 +22,11 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from flashref.config import HyenaConfig
 from flashref.convolution import causal_conv, fast_length
 from flashref.engines import make_mixer
 from flashref.generation import Decoder
-from flashref.hyena import Hyena, HyenaConfig
+from flashref.hyena import Hyena
 from flashref.mixer import Mixer
 
 WINDOWS, WINDOW = 16, 24  # sampled runs: this many windows, spread evenly, of this many positions

@@ -15,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from flashref.hyena import Hyena, HyenaConfig, HyenaOperator
+from flashref.config import HyenaConfig
+from flashref.hyena import Hyena, HyenaOperator
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "python_stdlib"  # the trained model that comes with flashref
 

@@ -7,7 +7,6 @@ at once, for training and for a prompt; one token at a time is in generation.py.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,129 +14,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from flashref.config import HyenaConfig
 from flashref.convolution import causal_conv
+from flashref.implicit_filter import ImplicitFilter
 
 if TYPE_CHECKING:
     from flashref.generation import OnlineOperator
 
 SHORT_TAPS = 3  # the length of the short filter; the public models know no other
-
-
-@dataclass(frozen=True)
-class HyenaConfig:
-    """The sizes of a model. ``shift``, ``w`` and the decay only matter when a model is made, not when it is loaded.
-
-    d_model: D, channels of the residual stream. n_layer: layers, each with order-1 mixers. d_inner: width of the MLP.
-    vocab_size: tokens that may be generated; the embedding is padded with unused rows up to a multiple of
-    pad_vocab_size_multiple. l_max: taps of every long filter, hence the longest sequence. order: N, the number of
-    gates. filter_order, emb_dim: width and input size (odd) of the network that makes the filters; w: the initial
-    frequency of its sines. shift: the floor of the decay window (0.05 in HyenaDNA, 0 in the stand-alone operator).
-    fast_decay, slow_decay: after this fraction of l_max the window of the fastest (slowest) channel is down to 0.01;
-    decay_spacing: the rates between them in equal steps ("linear", the public models) or equal ratios ("log").
-    """
-
-    d_model: int
-    n_layer: int
-    d_inner: int
-    vocab_size: int
-    l_max: int
-    order: int = 2
-    filter_order: int = 64
-    emb_dim: int = 5
-    w: float = 10.0
-    shift: float = 0.05
-    fast_decay: float = 0.3
-    slow_decay: float = 1.5
-    decay_spacing: str = "linear"
-    pad_vocab_size_multiple: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("d_model", "n_layer", "d_inner", "vocab_size", "l_max", "filter_order", "pad_vocab_size_multiple"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
-        for name in ("w", "shift", "fast_decay", "slow_decay"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
-            if name.endswith("decay") and value <= 0:
-                raise ValueError(f"{name} must be > 0, got {value!r}")
-        if self.decay_spacing not in ("linear", "log"):
-            raise ValueError(f'decay_spacing must be "linear" or "log", got {self.decay_spacing!r}')
-        if not isinstance(self.order, int) or self.order < 2:
-            raise ValueError(f"order must be an integer >= 2 (order 2 has one long convolution), got {self.order!r}")
-        if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
-            raise ValueError(f"emb_dim must be odd and >= 3 (time, cosines, sines), got {self.emb_dim!r}")
-
-    @property
-    def rows(self) -> int:
-        """Rows of the padded embedding: the V of the logits."""
-        multiple = self.pad_vocab_size_multiple
-        return -(-self.vocab_size // multiple) * multiple
-
-
-class Sine(nn.Module):
-    """sin(freq * x) with a learned frequency per channel."""
-
-    def __init__(self, width: int, w: float) -> None:
-        super().__init__()
-        self.freq = nn.Parameter(torch.full((1, width), float(w)))
-
-    def forward(self, x: Float[Tensor, "*any width"]) -> Float[Tensor, "*any width"]:
-        return torch.sin(self.freq * x)
-
-
-class PositionalEmbedding(nn.Module):
-    """What the filter network is told about a lag: time in [0, 1], then cosines and negative sines of it."""
-
-    def __init__(self, emb_dim: int, l_max: int) -> None:
-        super().__init__()
-        bands = (emb_dim - 1) // 2
-        time = torch.linspace(0, 1, l_max)[:, None]
-        angle = 2 * math.pi * torch.arange(l_max)[:, None] / l_max * torch.linspace(1e-4, bands - 1, bands)
-        self.register_buffer("z", torch.cat([time, angle.cos(), -angle.sin()], dim=-1)[None])  # (1, L, emb_dim)
-        self.register_buffer("t", time[None])  # (1, L, 1)
-
-
-class DecayWindow(nn.Module):
-    """Multiplies each channel's filter by exp(-t * |delta|) + shift, from slow to fast decay over the channels."""
-
-    def __init__(self, channels: int, shift: float, fast_decay: float, slow_decay: float, spacing: str) -> None:
-        super().__init__()
-        self.shift = shift
-        slow, fast = math.log(0.01) / slow_decay, math.log(0.01) / fast_decay
-        if spacing == "linear":
-            deltas = torch.linspace(slow, fast, channels)
-        else:
-            deltas = -torch.logspace(math.log10(-slow), math.log10(-fast), channels)
-        self.register_buffer("deltas", deltas[None, None])
-
-    def forward(self, t: Float[Tensor, "1 L 1"], h: Float[Tensor, "1 L C"]) -> Float[Tensor, "1 L C"]:
-        return h * (torch.exp(-t * self.deltas.abs()) + self.shift)
-
-
-class ImplicitFilter(nn.Module):
-    """The long filters of one operator as a function of the lag: positions, a sine MLP, a decay window."""
-
-    def __init__(self, config: HyenaConfig) -> None:
-        super().__init__()
-        channels, width, w = config.d_model * (config.order - 1), config.filter_order, config.w
-        self.bias = nn.Parameter(torch.randn(channels))
-        self.pos_emb = PositionalEmbedding(config.emb_dim, config.l_max)
-        self.implicit_filter = nn.Sequential(
-            *(nn.Linear(config.emb_dim, width), Sine(width, w)),
-            *(nn.Linear(width, width), Sine(width, w)),
-            *(nn.Linear(width, width), Sine(width, w)),
-            nn.Linear(width, channels, bias=False),
-        )
-        decay = (config.fast_decay, config.slow_decay, config.decay_spacing)
-        self.modulation = DecayWindow(channels, config.shift, *decay)
-
-    def forward(self, length: int) -> Float[Tensor, "C length"]:
-        """The first ``length`` taps of every channel's filter, (C, length). The bias is not in them: see taps."""
-        t, z = self.pos_emb.t[:, :length], self.pos_emb.z[:, :length]
-        with torch.autocast(z.device.type, enabled=False):  # bfloat16 cannot tell a lag from the next
-            return self.modulation(t, self.implicit_filter(z))[0].T
 
 
 class HyenaOperator(nn.Module):

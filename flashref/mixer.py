@@ -86,13 +86,18 @@ class Mixer(ABC):
         wrong dtype. A refused call changes nothing.
         """
         self._check_prefill(m, x)
-        if m == 0:
-            self.prompt_length = x.shape[-1]
-            with torch.inference_mode(False):
-                self._begin()
-            self._begun = True
-        wide = x.detach().to(self.filters.dtype)
-        z = (self._remember(m, wide) if self.prompt_length else wide).to(x.dtype, copy=True)
+        try:
+            if m == 0:
+                self.prompt_length = x.shape[-1]
+                with torch.inference_mode(False):
+                    self._begin()
+                self._begun = True
+            wide = x.detach().to(self.filters.dtype)
+            z = (self._remember(m, wide) if self.prompt_length else wide).to(x.dtype, copy=True)
+        except BaseException:  # out of memory, say, or interrupted: leave no generation that is half begun
+            if m == 0:
+                self.reset()
+            raise
         self._next = (m + 1) % len(self.filters)
         self._in_prefill = self._next != 0
         if not self._in_prefill:

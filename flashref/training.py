@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from flashref.checkpoints import load, save
+from flashref.config import HyenaConfig
 from flashref.corpus import (
     as_tensor,
     batch_of_step,
@@ -36,7 +37,7 @@ from flashref.corpus import (
     python_files,
     read_all,
 )
-from flashref.hyena import Hyena, HyenaConfig
+from flashref.hyena import Hyena
 
 STATE = "state.pt"  # what a run needs to go on, beside the files of the model
 CURVE_EVERY = 20  # steps

@@ -158,3 +158,23 @@ def test_bad_settings_are_refused_by_name(change, error, words):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_tiled_cpu_refuses_filters_on_a_gpu():
     refused(ValueError, 'use "tiled_gpu"', make_mixer, "tiled_cpu", torch.ones(1, 1, 4, device="cuda"))
+
+
+@pytest.mark.parametrize("engine, device", PLACES)
+def test_a_prompt_that_does_not_fit_into_memory_leaves_a_fresh_engine(engine, device, monkeypatch):
+    x, filters = draw(M, B, D, L, torch.float64, device)
+    mixer = make_mixer(engine, filters, B)
+
+    def no_memory(*_):
+        raise MemoryError
+
+    for method in ("_begin", "_remember"):
+        with monkeypatch.context() as patch:
+            patch.setattr(mixer, method, no_memory)
+            refused(MemoryError, "", mixer.prefill, 0, x[0, ..., :P])
+    z = torch.empty_like(x)
+    for t in range(L):
+        for m in range(M):
+            z[m, ..., t] = mixer.step(m, x[m, ..., t])
+        mixer.advance()
+    assert_close(z, truth(x, filters), 1e-10)
