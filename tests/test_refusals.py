@@ -171,7 +171,7 @@ def test_a_prompt_that_does_not_fit_into_memory_leaves_a_fresh_engine(engine, de
     for method in ("_begin", "_remember"):
         with monkeypatch.context() as patch:
             patch.setattr(mixer, method, no_memory)
-            refused(MemoryError, "", mixer.prefill, 0, x[0, ..., :P])
+            refused(MemoryError, None, mixer.prefill, 0, x[0, ..., :P])
     z = torch.empty_like(x)
     for t in range(L):
         for m in range(M):
