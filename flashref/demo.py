@@ -46,6 +46,8 @@ def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.7, seed: 
     )
     print(f"filters of {config.l_max} taps, trained on the Python standard library.")
     print(f"{machine['device']}, {machine['threads']} threads, torch {machine['versions']['torch']}, float32.")
+    if (machine["load_average"] or 0) > machine["cores"] / 2:
+        print(f"The machine is busy (load {machine['load_average']}): the times below will be too long, and not alike.")
 
     filters = model.filters(tokens.shape[1] + n - 1).detach()
     arguments = (n, temperature, None, seed)

@@ -13,7 +13,11 @@ def time_per_token(seconds: dict[str, Sequence[float]]) -> Figure:
     """How long each token of a generation took, in milliseconds over its position, one line per engine.
 
     seconds: for each engine the time of every token, in order. Dots are single tokens, lines medians over 64 of them.
+    Raises ValueError for a name that is no engine, or an engine without tokens.
     """
+    for engine, times in seconds.items():
+        if engine not in COLOURS or not len(times):
+            raise ValueError(f"seconds must hold times for each of some of {', '.join(COLOURS)}, got {engine!r}")
     figure = Figure(figsize=(8, 3.6), layout="constrained")
     axes = figure.subplots()
     for engine, times in seconds.items():
