@@ -7,8 +7,11 @@ import functools
 import json
 import os
 import tempfile
+import zipfile
+from collections import OrderedDict
 from dataclasses import asdict, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 from safetensors import SafetensorError
@@ -37,6 +40,13 @@ _FIXED = {
     "bidirectional": (False,),
 }
 
+
+# What PyTorch Lightning and OmegaConf leave in a checkpoint beside the weights, by the beginnings of their names.
+_FRAMEWORKS = (
+    *("pytorch_lightning.", "lightning.", "lightning_fabric.", "torchmetrics.", "omegaconf.", "src."),
+    *("typing.", "collections.", "abc.", "enum."),
+    *(f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "int", "float", "str", "bool", "object")),
+)
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
@@ -153,7 +163,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
         raise ValueError(f"{folder} has neither weights.safetensors nor weights.ckpt")
     with ckpt.open("rb") as file:
         try:
-            weights = torch.load(file, map_location="cpu", weights_only=True)
+            weights = _unpickle(file)
         except Exception as error:  # a damaged file fails in as many ways as there are damages
             raise ValueError(
                 f"{ckpt} is not a checkpoint of plain tensors, or is damaged ({type(error).__name__}): "
@@ -166,6 +176,27 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     ):
         raise ValueError(f"{ckpt} must hold a dictionary of tensors, or one under 'state_dict'")
     return weights
+
+
+class _Skipped:
+    """Stands in for a class of a training framework. Its objects become plain dictionaries, which nobody looks at."""
+
+    def __new__(cls, *_, **__) -> OrderedDict:
+        return OrderedDict()  # of the types that weights_only fills with items and with state, the one that takes both
+
+
+def _unpickle(file: BinaryIO) -> object:
+    """torch.load with weights_only=True, which runs no code of the file's.
+
+    HyenaDNA's published checkpoints also hold settings and callbacks, of classes that weights_only refuses. Those of
+    known training frameworks are replaced by stand-ins; a file with any other class is refused as it always was.
+    """
+    is_zip = zipfile.is_zipfile(file)
+    file.seek(0)
+    found = torch.serialization.get_unsafe_globals_in_checkpoint(file) if is_zip else []
+    file.seek(0)
+    with torch.serialization.safe_globals([(_Skipped, name) for name in found if name.startswith(_FRAMEWORKS)]):
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _plain_key(key: str) -> str:

@@ -74,6 +74,9 @@ class Tau:
 
     def replace(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
         """As add, for a tile that is needed once: z is overwritten and may share x's memory, no spectrum is kept."""
+        if min(x.shape[-1], z.shape[-1]) <= self.direct_up_to:
+            z.copy_(tau_direct(x, self.rho, z.shape[-1]))
+            return
         for c in self._chunks(x):
             z[:, c] = tau_fft(x[:, c], spectrum(self.rho[c], x.shape[-1]), z.shape[-1])
 

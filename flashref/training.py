@@ -52,7 +52,7 @@ class Settings:
     over the last ``decay`` of the steps. micro_batch: bytes that are computed at once, which changes only the speed.
     """
 
-    steps: int = 2500
+    steps: int = 2900
     batch: int = 8
     context: int = 1024
     micro_batch: int = 4096
