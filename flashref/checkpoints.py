@@ -6,6 +6,7 @@ A folder holds config.json and weights.safetensors or weights.ckpt. Nothing that
 import functools
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 from collections import OrderedDict
@@ -107,6 +108,7 @@ def save(model: Hyena, path: str | os.PathLike, dtype: torch.dtype | None = None
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as scratch:
         save_file(weights, Path(scratch) / "weights.safetensors")
         (Path(scratch) / "config.json").write_text(json.dumps(asdict(model.config), indent=1) + "\n")
+        shutil.copymode(Path(scratch) / "config.json", Path(scratch) / "weights.safetensors")  # not for its owner alone
         for name in ("config.json", "weights.safetensors"):
             os.replace(Path(scratch) / name, folder / name)
 

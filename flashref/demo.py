@@ -28,7 +28,7 @@ def read_table(path):
 '''
 
 
-def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.7, seed: int = 1) -> None:
+def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.8, seed: int = 4) -> None:
     """Generate n tokens after the prompt with every engine; print the text of the first and the tiled one as it comes.
 
     Then a table: tokens, seconds, tokens per second, that against the same model with its mixers removed, and whether
