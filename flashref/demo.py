@@ -3,7 +3,9 @@
 import codecs
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
+from statistics import median
 
 import torch
 from tabulate import tabulate
@@ -14,10 +16,10 @@ from flashref.bench import NoMixer, environment
 from flashref.checkpoints import PRETRAINED, load
 from flashref.engines import ENGINES, make_mixer
 from flashref.generation import decode, stream
-from flashref.mixer import Mixer
 from flashref.text import decode as to_text
 from flashref.text import encode
 
+TURN = 32  # tokens that an engine, then the bound, writes before it is the other's turn
 PROMPT = b'''"""Read a table from a file and print its columns."""
 
 import csv
@@ -31,9 +33,9 @@ def read_table(path):
 def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.8, seed: int = 4) -> None:
     """Generate n tokens after the prompt with every engine; print the text of the first and the tiled one as it comes.
 
-    Then a table: tokens, seconds, tokens per second, that against the same model with its mixers removed, and whether
-    the tokens are those of lazy. Only the time inside the generator counts, not the printing. Raises what generate
-    raises for a bad prompt, n, temperature or seed.
+    Then a table: tokens, seconds, tokens per second, that against the same model with its mixers removed (the bound,
+    run in turns with each engine), and whether the tokens are those of lazy. Only the time inside the generator counts,
+    not the printing. Raises what generate raises for a bad prompt, n, temperature or seed.
     """
     model = load(PRETRAINED)
     tokens = encode(prompt, model.config.vocab_size).unsqueeze(0)
@@ -50,50 +52,57 @@ def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.8, seed: 
         print(f"The machine is busy (load {machine['load_average']}): the times below will be too long, and not alike.")
 
     filters = model.filters(tokens.shape[1] + n - 1).detach()
-    arguments = (n, temperature, None, seed)
     found = {}
-    for engine in ("none", *ENGINES):
-        make = (lambda: NoMixer(filters)) if engine == "none" else (lambda e=engine: make_mixer(e, filters))
-        if engine in ("lazy", "tiled_cpu"):
+    for engine in ENGINES:
+        show = engine in ("lazy", "tiled_cpu")
+        if show:
             print(f"\n--- {engine} writes " + "-" * 60 + "\n" + prompt.decode("utf-8", "replace"), end="")
-            found[engine] = _run(model, make, tokens, arguments, show=True)
-            print(f"\n--- {engine}: {found[engine][1]:.1f} s " + "-" * 60)
-        else:
-            found[engine] = _run(model, make, tokens, arguments, show=False)
+        timed = Timed(lambda e=engine: decode(model, make_mixer(e, filters), tokens, n, temperature, None, seed))
+        bound = Timed(lambda: decode(model, NoMixer(filters), tokens, n, temperature, None, seed))
+        found[engine] = _side_by_side(timed, bound, n, show), timed.seconds, bound.seconds
+        if show:
+            print(f"\n--- {engine}: {timed.seconds:.1f} s " + "-" * 60)
     print("\n" + _table(found))
 
 
-def _run(model, make: Callable[[], Mixer], prompt: Tensor, arguments: tuple, show: bool) -> tuple[Tensor, float]:
-    """The new tokens and the seconds inside the generator, the making of the engine's buffers included."""
-    pieces, seconds = [], 0.0
-    printable = codecs.getincrementaldecoder("utf-8")("replace")
-    begin = time.perf_counter()
-    tokens = decode(model, make(), prompt, *arguments)
-    bar = tqdm(total=arguments[0], unit="token", leave=False, disable=True if show else None)
-    with bar:
-        for token in tokens:
-            seconds += time.perf_counter() - begin
-            pieces.append(token)
+class Timed:
+    """A generation that is run a few tokens at a time, and the seconds spent inside it, its beginning included."""
+
+    def __init__(self, begin: Callable[[], Iterator[Tensor]]) -> None:
+        start = time.perf_counter()
+        self.tokens = begin()
+        self.seconds = time.perf_counter() - start
+
+    def take(self, n: int) -> list[Tensor]:
+        start = time.perf_counter()
+        tokens = list(islice(self.tokens, n))
+        self.seconds += time.perf_counter() - start
+        return tokens
+
+
+def _side_by_side(engine: Timed, bound: Timed, n: int, show: bool) -> Tensor:
+    """The engine's n tokens, run in turns with the bound: what slows the machine for a while slows both."""
+    pieces, printable = [], codecs.getincrementaldecoder("utf-8")("replace")
+    with tqdm(total=n, unit="token", leave=False, disable=True if show else None) as bar:
+        while tokens := engine.take(TURN):
+            bound.take(TURN)
+            pieces += tokens
             if show:
-                sys.stdout.write(printable.decode(to_text(token, 256)))
+                sys.stdout.write(printable.decode(to_text(torch.cat(tokens), 256)))
                 sys.stdout.flush()
-            bar.update()
-            begin = time.perf_counter()
-    return torch.stack(pieces, dim=1) if pieces else prompt[:, :0], seconds
+            bar.update(len(tokens))
+    return torch.stack(pieces, dim=1) if pieces else torch.empty(1, 0, dtype=torch.long)
 
 
-def _table(found: dict[str, tuple[Tensor, float]]) -> str:
-    bound, truth = found["none"][1], found["lazy"][0]
-    rows = []
-    for engine, (tokens, seconds) in found.items():
-        n = tokens.shape[1]
+def _table(found: dict[str, tuple[Tensor, float, float]]) -> str:
+    truth = found["lazy"][0]
+    n, rows = truth.shape[1], []
+    for engine, (tokens, seconds, bound) in found.items():
         same = "yes"
-        if engine == "none":
-            same = "no mixers"
-        elif not torch.equal(tokens, truth):
+        if not torch.equal(tokens, truth):
             same = f"no, from token {int((tokens != truth).nonzero()[0, 1])}"
         rows.append((engine, n, f"{seconds:.2f}", f"{n / seconds:.0f}", f"{100 * bound / seconds:.0f} %", same))
-    rows.append(rows.pop(0))  # the bound comes last
-    rows[-1] = ("(bound)", *rows[-1][1:])
+    bound = median(bound for _, _, bound in found.values())
+    rows.append(("(bound)", n, f"{bound:.2f}", f"{n / bound:.0f}", "100 %", "no mixers"))
     header = ("engine", "tokens", "seconds", "tokens/s", "of the bound", "same tokens as lazy")
     return tabulate(rows, header, colalign=("left", *["right"] * 4, "left"), disable_numparse=True)
