@@ -94,7 +94,7 @@ def test_a_few_thousand_positions(engine, device, prompt, base):
     assert_close(run(mixer, x, prompt), truth(x, filters), 1e-4)
 
 
-@pytest.mark.parametrize("engine", TILED)
+@pytest.mark.parametrize("engine", ENGINES)
 def test_65536_positions_in_float32(engine):
     L = 2**16
     x, filters = draw(1, 1, 2, L, torch.float32)
