@@ -1,34 +1,60 @@
-"""Plots that the notebooks draw: one function per figure, each returns the figure. One set of colours everywhere."""
+"""Every figure of the notebooks: ``from flashref import figures``, then figures.tiling(...) and so on.
 
-from collections.abc import Sequence
+One function per figure; each returns it. They live in the files imported here, by subject. All are drawn with the
+colours and fonts of figure_style.py.
+"""
 
-import numpy as np
-from matplotlib.figure import Figure
+from flashref.cost_figures import (
+    base_curve,
+    cost_choices,
+    cost_per_step,
+    counted_over_length,
+    level_shares,
+    tile_times,
+    tiles_per_size,
+)
+from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.model_figures import (
+    compression,
+    filter_steps,
+    filters,
+    logit_gaps,
+    loss_curve,
+    one_filter,
+    prompt_tiling,
+    time_per_token,
+)
+from flashref.operator_figure import operator_diagram
+from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
+from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
 
-# Okabe and Ito's palette: told apart by the colour blind, and of different lightness in grey.
-COLOURS = {"lazy": "#D55E00", "eager": "#E69F00", "tiled_cpu": "#0072B2", "tiled_gpu": "#56B4E9"}
-
-
-def time_per_token(seconds: dict[str, Sequence[float]]) -> Figure:
-    """How long each token of a generation took, in milliseconds over its position, one line per engine.
-
-    seconds: for each engine the time of every token, in order. Dots are single tokens, lines medians over 64 of them.
-    Raises ValueError for a name that is no engine, or an engine without tokens.
-    """
-    for engine, times in seconds.items():
-        if engine not in COLOURS or not len(times):
-            raise ValueError(f"seconds must hold times for each of some of {', '.join(COLOURS)}, got {engine!r}")
-    figure = Figure(figsize=(8, 3.6), layout="constrained")
-    axes = figure.subplots()
-    for engine, times in seconds.items():
-        times = 1e3 * np.asarray(times)
-        colour = COLOURS[engine]
-        axes.plot(times, ".", markersize=1.5, alpha=0.35, color=colour, rasterized=True)
-        blocks = times[: len(times) // 64 * 64].reshape(-1, 64)
-        axes.plot(32 + 64 * np.arange(len(blocks)), np.median(blocks, axis=1), color=colour, linewidth=2, label=engine)
-    axes.set(xlabel="position (tokens)", ylabel="time of the token (ms)", yscale="log")
-    axes.set_title("The naive engine pays more for every further token, the tiled one does not", loc="left")
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    return figure
+__all__ = [
+    "COLOURS",
+    "PARTS",
+    "as_png",
+    "base_curve",
+    "circular_trick",
+    "compression",
+    "cost_choices",
+    "cost_per_step",
+    "counted_over_length",
+    "coverage",
+    "filter_steps",
+    "filters",
+    "level_shares",
+    "logit_gaps",
+    "loss_curve",
+    "one_filter",
+    "operator_diagram",
+    "product_grid",
+    "prompt_tiling",
+    "recursion_unrolled",
+    "roots_of_unity",
+    "ruler",
+    "single_buffer",
+    "three_tilings",
+    "tile_times",
+    "tiles_per_size",
+    "tiling",
+    "time_per_token",
+]

@@ -43,7 +43,7 @@ def tau_fft(x: Float[Tensor, "*batch D U"], spectrum: Complex[Tensor, "D n"], q:
     """What U inputs contribute to the q <= U outputs right after them, by a circular convolution of length 2U.
 
     Only lags 1 .. 2U-1 occur. The linear convolution has 3U-1 values; those that wrap around a circle of length 2U land
-    on the first U outputs, which belong to the inputs themselves and are thrown away. Costs two FFTs of 2U points per
+    among the first U, which belong to the inputs' own positions and are thrown away. Costs two FFTs of 2U points per
     channel. From: Oncescu et al. 2025.
     """
     U = x.shape[-1]

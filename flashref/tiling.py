@@ -38,6 +38,30 @@ class Cost:
     calls: int
 
 
+@dataclass(frozen=True)
+class RadixCost:
+    """What tiling with a radix costs for ONE channel of one sequence, in real multiply-adds, red cells left out.
+
+    direct: between the positions of one base block (with base 1: of one group of the lowest level).
+    transforms: all real FFTs, 5/4 n log2 n each for n points: n/4 log2 n butterflies of ten operations, and a
+    multiply-add is two operations.
+    products: of spectra, 4 for each complex number.
+    longest: the most that one step does.
+    fft_points: points of all transforms (a count of points, not of multiply-adds).
+    """
+
+    direct: int
+    transforms: int
+    products: int
+    longest: int
+    fft_points: int
+
+    @property
+    def total(self) -> int:
+        """Multiply-adds in all: direct, transforms and products."""
+        return self.direct + self.transforms + self.products
+
+
 def schedule(L: int, kind: str = "relaxed", base: int = 1) -> list[Tile]:
     """All tiles for L positions, in the order in which they run; each pair j < t lies in exactly one.
 
@@ -109,6 +133,42 @@ def cost(tiles: Iterable[Tile], fft_from: int = 2) -> Cost:
             multiply_adds += 4 * (n // 2 + 1)
             numbers_moved += p + (n + 2) + 2 * q
     return Cost(multiply_adds, fft_points, numbers_moved, calls)
+
+
+def radix_cost(L: int, radix: int = 2, base: int = 1) -> RadixCost:
+    """What an online convolution of L positions costs with radix r: groups of r blocks, r groups of them, and so on.
+
+    On the level of blocks of U positions, a group of r blocks transforms each block but its last once (length 2U), adds
+    the products of spectra that its later blocks receive, r(r-1)/2 in all, and transforms back once for each block but
+    its first. The filter's spectra are kept. Where L/base is no power of r, the groups of the lowest level are smaller.
+    radix 2 is ``schedule(L, base=base)`` run by FFT. From: van der Hoeven 2007, for a filter that is known.
+
+    Costs O(log L) time. Raises TypeError for what is no integer, ValueError for what is no power of two or for radix 1.
+    """
+    for name, value, least in (("L", L, 1), ("radix", radix, 2), ("base", base, 1)):
+        _check_count(name, value, least)
+        if value & (value - 1):
+            raise ValueError(f"{name} must be a power of two, got {value}")
+
+    def lowest(blocks: int) -> int:
+        while blocks > radix:
+            blocks //= radix
+        return blocks
+
+    U = min(base, L) if base > 1 else lowest(L)  # single positions have nothing to transform: a group is done directly
+    direct, longest = L * (U - 1) // 2, U - 1
+    transforms = products = fft_points = 0
+    blocks = lowest(L // U)
+    while U < L:
+        groups = L // (blocks * U)
+        pair = 5 * U * U.bit_length()  # one transform forward and one back, of 2U points: log2(2U) = U.bit_length()
+        product = 4 * (U + 1)
+        transforms += groups * (blocks - 1) * pair
+        fft_points += groups * (blocks - 1) * 4 * U
+        products += groups * (blocks * (blocks - 1) // 2) * product
+        longest = max(longest, pair + (blocks - 1) * product)
+        U, blocks = U * blocks, radix
+    return RadixCost(direct, transforms, products, longest, fft_points)
 
 
 def _check_count(name: str, value: int, least: int) -> None:

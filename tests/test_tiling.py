@@ -1,7 +1,9 @@
 """The schedules: every pair once, in time, in order; what they cost; and that the engine does what they say."""
 
+from itertools import pairwise
 from unittest.mock import patch
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 
 import flashref.tiled_cpu
 from flashref import Tile, TiledCPU, cost, schedule
+from flashref.tiling import radix_cost
 
 KINDS = [("lazy", 1), ("eager", 1), *(("relaxed", base) for base in (1, 2, 3, 5, 8, 64, 200))]
 
@@ -145,3 +148,90 @@ def test_bad_input_of_schedule_is_refused_by_name(args, error, words):
 def test_bad_input_of_cost_is_refused_by_name():
     with pytest.raises(ValueError, match="fft_from must be >= 2"):
         cost([], fft_from=1)
+
+
+@pytest.mark.parametrize("k", range(11))
+@pytest.mark.parametrize("base", [1, 2, 8, 64])
+def test_radix_2_costs_what_the_relaxed_schedule_costs(k, base):
+    tiles, closed = cost(schedule(2**k, base=base)), radix_cost(2**k, base=base)
+    assert closed.direct + closed.products == tiles.multiply_adds
+    assert closed.fft_points == tiles.fft_points
+    lengths = [
+        2 * len(tile.inputs) for tile in schedule(2**k, base=base) if min(len(tile.inputs), len(tile.outputs)) > 1
+    ]
+    assert closed.transforms == sum(2 * 5 * n * (n.bit_length() - 1) // 4 for n in lengths)
+    assert closed.total == closed.direct + closed.transforms + closed.products
+
+
+def radix_convolution(x, rho, radix, base):
+    """An online convolution in groups of ``radix`` blocks, which counts as it runs; and the most that a step did."""
+    L, z, kept = len(x), rho[0] * x, {}
+    count, longest = dict.fromkeys(("direct", "transforms", "products", "fft_points"), 0), 0
+    # Block sizes from the smallest on: where L/base is no power of the radix, the lowest groups hold fewer blocks.
+    sizes = [L]
+    while sizes[0] > base * radix:
+        sizes.insert(0, sizes[0] // radix)
+    if base < sizes[0]:
+        sizes.insert(0, base)
+    for n in range(1, L):
+        before = sum(count.values()) - count["fft_points"]
+        if n % base:
+            stop = min(n - n % base + base, L)
+            z[n:stop] += x[n - 1] * rho[1 : stop - n + 1]
+            count["direct"] += stop - n
+        else:
+            U, group = next((U, above) for U, above in pairwise(sizes) if n % above)
+            blocks = n % group // U
+            if U == 1:
+                z[n] += x[n - blocks : n] @ rho[blocks:0:-1]
+                count["direct"] += blocks
+            else:
+                spectra = kept[U] = (kept[U] if blocks > 1 else []) + [np.fft.rfft(x[n - U : n], 2 * U)]
+                total = np.zeros(U + 1, complex)
+                for d, X in enumerate(reversed(spectra), 1):
+                    total += X * np.fft.rfft(rho[(d - 1) * U : (d + 1) * U])
+                    count["products"] += 4 * X.size
+                z[n : n + U] += np.fft.irfft(total)[U:]
+                count["fft_points"] += 2 * (2 * U)
+                count["transforms"] += 2 * 5 * (2 * U) * int(np.log2(2 * U)) // 4
+        longest = max(longest, sum(count.values()) - count["fft_points"] - before)
+    return z, count, longest
+
+
+@pytest.mark.parametrize("radix", [2, 4, 8, 16])
+@pytest.mark.parametrize("base", [1, 2, 4, 32])
+@pytest.mark.parametrize("k", [0, 1, 5, 8, 9, 10])
+def test_radix_cost_is_what_an_exact_online_convolution_counts(k, base, radix):
+    rng = np.random.default_rng(0)
+    x, rho = rng.standard_normal((2, 2**k))
+    z, count, longest = radix_convolution(x, rho, radix, base)
+    assert np.allclose(z, np.convolve(x, rho)[: 2**k])
+    got = radix_cost(2**k, radix, base)
+    assert {part: getattr(got, part) for part in count} == count
+    assert got.longest == longest
+
+
+def test_a_higher_radix_halves_the_transforms_and_shortens_the_longest_step():
+    # L = 8^4, three levels by FFT instead of eleven: 4 L (7/8) 3 points against 4 L (1/2) 11.
+    assert radix_cost(4096, 8).fft_points == 4 * 4096 * 7 // 8 * 3
+    assert radix_cost(4096, 2).fft_points == 2 * 4096 * 11
+    assert radix_cost(4096, 2).longest == 5 * 2048 * 12 + 4 * 2049
+    assert radix_cost(4096, 8).longest == 5 * 512 * 10 + 7 * 4 * 513
+
+
+@pytest.mark.parametrize(
+    "args, error, words",
+    [
+        ({"L": 0}, ValueError, "L must be >= 1"),
+        ({"L": 12}, ValueError, "L must be a power of two"),
+        ({"L": 16.0}, TypeError, "L must be an integer"),
+        ({"L": 16, "radix": 1}, ValueError, "radix must be >= 2"),
+        ({"L": 16, "radix": 3}, ValueError, "radix must be a power of two"),
+        ({"L": 16, "base": 0}, ValueError, "base must be >= 1"),
+        ({"L": 16, "base": 6}, ValueError, "base must be a power of two"),
+        ({"L": 16, "base": True}, TypeError, "base must be an integer"),
+    ],
+)
+def test_bad_input_of_radix_cost_is_refused_by_name(args, error, words):
+    with pytest.raises(error, match=words):
+        radix_cost(**args)
