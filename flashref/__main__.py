@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo | generate | bench | train."""
+"""The command line: python -m flashref demo | generate | bench | explorer | train."""
 
 import argparse
 import json
@@ -20,7 +20,9 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         arguments.run(arguments)
-    except (ValueError, TypeError, FileNotFoundError) as error:
+    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except (ValueError, TypeError, OSError) as error:
         print(f"flashref: {error}", file=sys.stderr)
         return 2
     except EnginesDisagree as error:
@@ -29,8 +31,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nflashref: stopped", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
@@ -67,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", type=int, default=3, help="runs of each measurement; the median is reported")
     bench.add_argument("--device", default="cpu", help="cpu or cuda")
     bench.set_defaults(run=_bench)
+
+    explorer = commands.add_parser("explorer", help="write the tile explorer as a web page of its own")
+    explorer.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page; it needs no network")
+    explorer.set_defaults(run=_explorer)
 
     train = commands.add_parser("train", help="train the Hyena that comes with flashref, or your own")
     training.add_arguments(train)
@@ -120,6 +124,17 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(as_table(records))
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(records, arguments.device), indent=1) + "\n")
+
+
+def _explorer(arguments: argparse.Namespace) -> None:
+    from flashref.explorer import write_explorer  # with it comes matplotlib, which the other commands do not wait for
+
+    if not arguments.html.parent.is_dir():
+        raise ValueError(f"--html: there is no folder {arguments.html.parent}")
+    if arguments.html.is_dir():
+        raise ValueError(f"--html: {arguments.html} is a folder, give a file")
+    write_explorer(arguments.html)
+    print(f"written to {arguments.html}: open it in a browser")
 
 
 if __name__ == "__main__":
