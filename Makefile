@@ -21,7 +21,7 @@ lab: .venv/installed ## JupyterLab on the first notebook; where there is no brow
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
 test: .venv/installed ## every test, and every notebook against its committed outputs
-	$(RUN) pytest tests $(NOTEBOOKS) --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+	$(RUN) pytest tests $(NOTEBOOKS) -rfEs --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 
 demo: .venv/installed ## the trained Hyena writes the same text with every engine, timed
 	$(RUN) flashref demo $(ARGS)
@@ -33,9 +33,13 @@ lint: .venv/installed ## ruff, over the code and the notebooks
 	$(RUN) ruff check .
 	$(RUN) ruff format --check .
 
-notebooks: .venv/installed ## run every notebook again, in place, as on a machine without a GPU
-	CUDA_VISIBLE_DEVICES= $(RUN) nbconvert --to notebook --execute --inplace \
-	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False $(NOTEBOOKS)
+notebooks: .venv/installed ## run every notebook again, in place, as on a machine without a GPU; draw the README's picture
+	.venv/bin/python -c 'from flashref import figures; figures.three_tilings().savefig("docs/three_tilings.png", dpi=150)'
+	CUDA_VISIBLE_DEVICES= $(RUN) nbconvert --to notebook --execute --inplace --coalesce-streams \
+	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False \
+	  --ExecutePreprocessor.store_widget_state=False --ClearMetadataPreprocessor.enabled=True \
+	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+	  $(addprefix --ClearMetadataPreprocessor.preserve_nb_metadata_mask=,kernelspec language_info) $(NOTEBOOKS)
 
 clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -1,5 +1,7 @@
 """What holds for the tests and for the notebooks that nbval runs."""
 
+from collections import Counter
+
 import pytest
 
 
@@ -10,3 +12,16 @@ def pytest_runtest_setup(item):
         if item.path.suffix == ".ipynb":
             patch.setenv("CUDA_VISIBLE_DEVICES", "")
         return (yield)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say how long each notebook took, its kernel's start included: none should need a minute."""
+    seconds = Counter()
+    for report in (report for reports in terminalreporter.stats.values() for report in reports):
+        name = getattr(report, "nodeid", "").partition("::")[0]
+        if isinstance(report, pytest.TestReport) and name.endswith(".ipynb"):
+            seconds[name] += report.duration
+    if seconds:
+        terminalreporter.section("time of each notebook")
+    for name in sorted(seconds):
+        terminalreporter.line(f"{seconds[name]:6.1f} s  {name}")
