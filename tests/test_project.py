@@ -7,6 +7,7 @@ import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
+import browser
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -57,7 +58,12 @@ def texts(path: Path) -> Iterator[str]:
         content = path.read_text(encoding="utf-8")
     except UnicodeDecodeError:
         return
-    pending = [json.loads(content) if path.suffix == ".ipynb" else content]
+    yield from strings(json.loads(content) if path.suffix == ".ipynb" else content)
+
+
+def strings(content: str | list | dict) -> Iterator[str]:
+    """Every string in what JSON holds, but for names and pictures."""
+    pending = [content]
     while pending:
         piece = pending.pop()
         if isinstance(piece, str):
@@ -129,6 +135,11 @@ def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
     assert names["z_t"].shape == (1, 16)
     assert names["mixer"].position == 1
     assert names["tokens"].shape == (1, 204)
+
+
+def test_ci_looks_for_the_browsers_that_the_tests_look_for():
+    (named,) = re.findall(r"for name in (.*); do", read(".ci/run"))
+    assert tuple(named.split()) == browser.NAMES
 
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
