@@ -46,7 +46,7 @@ class OperatorStep:
         streams = self._short_filter(u_t)
         v = streams[-1]
         for m, gate in self._order:
-            v = self._mixer.step_view(m, v * streams[gate])
+            v = self._mixer.step(m, v * streams[gate])
         y = F.linear(v * streams[0], *self._out)
         self._next_phase()
         return y

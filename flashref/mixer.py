@@ -39,7 +39,7 @@ class Mixer(ABC):
         # What every step is checked against, kept here because looking it up again costs as much as the check.
         self._mixers, self._length, self._device = filters.shape[0], filters.shape[-1], filters.device
         self._row_shape = torch.Size((batch_size, filters.shape[1]))
-        self._dtypes = (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
+        self._dtype, self._dtypes = dtype, (dtype, torch.bfloat16) if dtype == torch.float32 else (dtype,)
         self.reset()
 
     # What an engine fills in. ------------------------------------------------------------------------------------
@@ -54,11 +54,11 @@ class Mixer(ABC):
 
     @abstractmethod
     def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """z_t of mixer m, in the arithmetic's dtype; may be a view of a buffer."""
+        """z_t of mixer m, in the arithmetic's dtype: a fresh tensor. x_t is the caller's: copy what is kept of it."""
 
     @abstractmethod
     def _advance(self) -> None:
-        """Every mixer has stepped and self.position already counts it: run the gray tile, if one is due."""
+        """Every mixer has stepped and self.position already counts it: do what all mixers can do together."""
 
     # What a user calls. ------------------------------------------------------------------------------------------
 
@@ -110,23 +110,14 @@ class Mixer(ABC):
         Mixers come in order, 0 .. M-1, then advance(). Raises ValueError for a wrong shape, device or order, or when
         the filters hold no more positions; TypeError for a wrong dtype. A refused call changes nothing.
         """
-        z_t = self._checked_step(m, x_t)
-        return z_t.clone() if x_t.dtype is self.filters.dtype else z_t.to(x_t.dtype)
-
-    def step_view(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        """step for a caller who uses z_t before the next call and changes neither: z_t may be a view of a buffer."""
-        z_t = self._checked_step(m, x_t)
-        return z_t if x_t.dtype is self.filters.dtype else z_t.to(x_t.dtype)
-
-    def _checked_step(self, m: int, x_t: Tensor) -> Tensor:
         if m != self._due:
             self._begin_steps(m, x_t)
         if not self._is_row(x_t):
             self._refuse_tensor("x_t", x_t, "(B, D)", self._row_shape)
         z_t = self._step(m, x_t.detach() if x_t.requires_grad else x_t)
-        self._next = m + 1
-        self._due = self._next if self._next < self._mixers else None
-        return z_t
+        self._next = m = m + 1
+        self._due = m if m < self._mixers else None
+        return z_t if x_t.dtype is self._dtype else z_t.to(x_t.dtype)
 
     def advance(self) -> None:
         """The position is complete in every mixer: go to the next, and run the gray tile that is due.

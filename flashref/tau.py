@@ -1,5 +1,7 @@
 """One tile: what inputs [l, r) contribute to outputs [l', r'), directly, by FFT, or whichever is faster."""
 
+from collections.abc import Iterable
+
 import torch
 from jaxtyping import Complex, Float
 from torch import Tensor
@@ -56,38 +58,36 @@ class Tau:
 
     A tile whose shorter side has at most ``direct_up_to`` positions is done directly, a larger one by FFT. At most
     about ``chunk_points`` FFT points go into one call, so that its data stays in the cache; None means no limit.
-    Memory: 8 bytes per tap and channel for all float32 spectra together, kept as long as this object.
+    Memory: 8 bytes per tap and channel for all float32 spectra together.
     """
 
     def __init__(self, rho: Float[Tensor, "C L"], direct_up_to: int, chunk_points: int | None) -> None:
         self.rho, self.direct_up_to, self.chunk_points = rho, direct_up_to, chunk_points
-        self._spectra: dict[int, Tensor] = {}
+        # For each number of inputs U: slices of the channels, each with its spectra.
+        self._chunks: dict[int, list[tuple[slice, Tensor]]] = {}
+
+    def prepare(self, sizes: Iterable[int], batch_size: int) -> None:
+        """Compute the spectra for tiles of these numbers of inputs, and forget all others."""
+        self._chunks = {U: self._chunks.get(U) or self._prepared(U, batch_size) for U in sizes if U > self.direct_up_to}
+
+    def _prepared(self, U: int, batch_size: int) -> list[tuple[slice, Tensor]]:
+        C, size = len(self.rho), len(self.rho)
+        if self.chunk_points is not None:
+            size = max(1, self.chunk_points // (batch_size * fast_length(2 * U)))
+        return [(slice(c, c + size), spectrum(self.rho[c : c + size], U)) for c in range(0, C, size)]
 
     def add(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
         """Add to z, in place, what x contributes to the positions right after it. x and z must not overlap."""
         if min(x.shape[-1], z.shape[-1]) <= self.direct_up_to:
             z += tau_direct(x, self.rho, z.shape[-1])
             return
-        spectra = self._spectrum(x.shape[-1])
-        for c in self._chunks(x):
-            z[:, c].add_(tau_fft(x[:, c], spectra[c], z.shape[-1]))
+        for c, spectra in self._chunks[x.shape[-1]]:
+            z[:, c] += tau_fft(x[:, c], spectra, z.shape[-1])
 
     def replace(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
-        """As add, for a tile that is needed once: z is overwritten and may share x's memory, no spectrum is kept."""
+        """As add, but z is overwritten and may share x's memory."""
         if min(x.shape[-1], z.shape[-1]) <= self.direct_up_to:
             z.copy_(tau_direct(x, self.rho, z.shape[-1]))
             return
-        for c in self._chunks(x):
-            z[:, c] = tau_fft(x[:, c], spectrum(self.rho[c], x.shape[-1]), z.shape[-1])
-
-    def _spectrum(self, U: int) -> Tensor:
-        if U not in self._spectra:
-            self._spectra[U] = spectrum(self.rho, U)
-        return self._spectra[U]
-
-    def _chunks(self, x: Float[Tensor, "B C p"]) -> list[slice]:
-        batch, channels, p = x.shape
-        size = channels
-        if self.chunk_points is not None:
-            size = max(1, self.chunk_points // (batch * fast_length(2 * p)))
-        return [slice(c, c + size) for c in range(0, channels, size)]
+        for c, spectra in self._chunks[x.shape[-1]]:
+            z[:, c] = tau_fft(x[:, c], spectra, z.shape[-1])

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flashref.mixer import Mixer
 from flashref.tau import Tau
-from flashref.tiling import gray_tile, middle
+from flashref.tiling import gray_sizes, gray_tile, middle
 
 
 class TiledCPU(Mixer):
@@ -18,7 +18,7 @@ class TiledCPU(Mixer):
 
     base: b, the block size, any integer >= 1. Memory beside filters and spectra (8 bytes per filter tap in float32):
     one buffer of half the remaining length, whose slot t is the partial sum of z_t until step t and x_t from then on,
-    and two static blocks: at most M*B*D*(L/2 + 3b) numbers without a prompt, M*B*D*(L - P + 3b) with one of P.
+    and two static blocks: about M*B*D*(L/2 + 3b) numbers without a prompt, M*B*D*(L - P + 3b) with one of P.
     """
 
     name = "tiled_cpu"
@@ -36,9 +36,8 @@ class TiledCPU(Mixer):
         M, D, L = self.filters.shape
         with torch.inference_mode(False):
             self._tau = Tau(self.filters.view(M * D, L), self.direct_up_to, self.chunk_points)
-            head = self.filters.new_zeros(M, base, 1, D)
-            head[:, : min(base, L), 0] = self.filters[..., :base].transpose(1, 2)
-        self._head = head
+            self._head = self.filters.new_zeros(base, M, 1, D)  # the taps of one block, time first
+            self._head[: min(base, L), :, 0] = self.filters[..., :base].permute(2, 0, 1)
 
     def _check_device(self) -> None:
         if self.filters.device.type != "cpu":
@@ -48,13 +47,15 @@ class TiledCPU(Mixer):
         (M, D, L), B, b = self.filters.shape, self.batch_size, self.base
         self._rest = L - self.prompt_length  # the tiling starts after the prompt and counts from there
         self._half = middle(self._rest, b)
-        self._slots = self.filters.new_zeros(B, M * D, self._half)
+        self._tau.prepare(gray_sizes(self._rest, b), B)
+        self._slots = _padded(self.filters, (B, M * D), self._half)
         self._late = None  # what a prompt contributes to the second half, until its slots are free
-        x, z = self.filters.new_zeros(2, M, b, B, D)  # time before channels: a position is contiguous
-        self._x_block, self._z_block, self._i = x, z, 0
-        # Views of each position of the block: its input, the filter's taps for the column from here to the block's
-        # end, that column, and its output. Made once: slicing would cost a step more than its arithmetic.
-        self._views = [[(x[m, i], self._head[m, : b - i], z[m, i:], z[m, i]) for i in range(b)] for m in range(M)]
+        x, z = _padded(self.filters, (2, b), M * B * D).unflatten(-1, (M, B, D))  # time first: a row is contiguous
+        self._x_block, self._z_block = x, z
+        # Views of each position, made once: slicing would cost a step more than its arithmetic.
+        self._rows = [[(x[i, m], z[i, m], self._head[0, m]) for m in range(M)] for i in range(b)]
+        self._columns = [(z[i + 1 :], self._head[1 : b - i], x[i]) for i in range(b)]
+        self._row = self._rows[0]
 
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
         (M, D, _), P, h = self.filters.shape, self.prompt_length, self._half
@@ -72,14 +73,16 @@ class TiledCPU(Mixer):
         return z[..., :P]
 
     def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        x, taps, column, z_t = self._views[m][self._i]
-        column.addcmul_(taps, x.copy_(x_t))  # the red cell and the column below it
-        return z_t
+        x, z, tap = self._row[m]
+        return torch.addcmul(z, x.copy_(x_t), tap)  # the red cell
 
     def _advance(self) -> None:
         n = self.position - self.prompt_length
-        self._i = n % self.base
-        if self._i or n >= self._rest:
+        i = n % self.base
+        self._row = self._rows[i]
+        if i or n >= self._rest:
+            column, taps, x = self._columns[i - 1]
+            column.addcmul_(x, taps)  # below the red cells, to the end of the block, for all mixers together
             return
         self._store_block(n - self.base)
         tile = gray_tile(n, self._rest, self.base)
@@ -97,14 +100,18 @@ class TiledCPU(Mixer):
 
     def _store_block(self, n: int) -> None:
         """Copy the block's inputs, positions [n, n+b), into their slots."""
-        self._block_slots(n).copy_(self._x_block.permute(2, 0, 3, 1))
+        self._block_slots(n).copy_(self._x_block.permute(2, 1, 3, 0))
 
     def _load_block(self, n: int) -> None:
         """Copy the partial sums of positions [n, n+b) into the static block."""
-        slots = self._block_slots(n).contiguous()  # two copies, since one that also transposes takes twice as long
-        self._z_block.copy_(slots.permute(1, 3, 0, 2))
+        self._z_block.copy_(self._block_slots(n).permute(3, 1, 0, 2))
 
     def _block_slots(self, n: int) -> Float[Tensor, "B M D b"]:
         M, D, _ = self.filters.shape
         start = n - self._half if n >= self._half else n
         return self._slots[..., start : start + self.base].unflatten(1, (M, D))
+
+
+def _padded(like: Tensor, rows: tuple[int, ...], length: int) -> Float[Tensor, "*rows length"]:
+    """Zeros whose rows lie 16 numbers further apart where the length is round: cache lines of all rows would collide."""
+    return like.new_zeros(*rows, length + (16 if length and length % 256 == 0 else 0))[..., :length]

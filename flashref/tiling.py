@@ -114,6 +114,16 @@ def gray_tile(n: int, L: int, base: int) -> Tile:
     return Tile(n, range(n - U, n), range(n, min(n + U, stop)))
 
 
+def gray_sizes(L: int, base: int) -> list[int]:
+    """How many inputs the gray tiles of L positions have: base, 2*base, 4*base ... below the middle, and the middle."""
+    h, sizes = middle(L, base), []
+    U = base
+    while U < h:
+        sizes.append(U)
+        U *= 2
+    return [*sizes, h] if h < L else sizes
+
+
 def cost(tiles: Iterable[Tile], fft_from: int = 2) -> Cost:
     """Add up what tiles cost. A tile whose shorter side has at least fft_from positions runs by FFT, others directly.
 

@@ -62,9 +62,13 @@ def test_lazy_gathers_rows_and_eager_pushes_columns():
 def test_the_engine_runs_the_tiles_of_its_schedule_at_their_steps(L, base, P):
     """The tiles that TiledCPU gives to Tau, after a prompt of P: their step, their sizes, and whose slots they read."""
     mixer = TiledCPU(torch.randn(1, 1, L + P), base=base)
+    due = [tile for tile in schedule(L, base=base) if tile.step % base == 0]
     calls = []
 
     class Recorder:
+        def prepare(self, sizes, batch_size):
+            assert list(sizes) == sorted({len(tile.inputs) for tile in due})
+
         def add(self, x, z):
             calls.append((mixer.position - P, x.shape[-1], z.shape[-1]))
             # The two lie side by side in the one buffer: the outputs start where the inputs stop.
@@ -80,7 +84,6 @@ def test_the_engine_runs_the_tiles_of_its_schedule_at_their_steps(L, base, P):
     for _ in range(L):
         mixer.step(0, torch.randn(1, 1))
         mixer.advance()
-    due = [tile for tile in schedule(L, base=base) if tile.step % base == 0]
     assert calls == [(tile.step, len(tile.inputs), len(tile.outputs)) for tile in due]
 
 
