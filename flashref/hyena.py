@@ -28,7 +28,9 @@ class HyenaOperator(nn.Module):
     """An order-N Hyena operator: (B, L, D) -> (B, L, D). It holds N-1 mixers, run one after another.
 
     Projections to N+1 streams, a causal short filter of 3 taps, then from the last stream inwards: multiply by a gate,
-    convolve with a long filter; at the end the first gate and a projection (Poli et al. 2023, definition 3.1).
+    convolve with a long filter; at the end the first gate and a projection (Poli et al. 2023). As we read the paper's
+    definition, it counts one more long convolution, of the value before any gate; the public code has none there, or
+    one may say that the short filter stands in its place.
     """
 
     def __init__(self, config: HyenaConfig) -> None:

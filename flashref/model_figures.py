@@ -72,6 +72,9 @@ def filter_steps(
         axes[0, 1].plot(network[:lags], label=name, **look)
         axes[1, 1].plot((network * window)[:lags], label=name, **look)
     axes[0, 1].set_title("2. What the network answers, for this channel")
+    low, high = axes[0, 1].get_ylim()
+    axes[0, 1].set_ylim(low, high + 0.25 * (high - low))  # room for the legend
+    axes[0, 1].legend(loc="upper right", ncols=2)
     axes[1, 0].plot(window[:lags], "--", color="black")
     axes[1, 0].set_title("3. The decay window of this channel")
     envelope = np.abs(next(iter(networks.values()))[:lags]).max() * window[:lags]
@@ -81,6 +84,8 @@ def filter_steps(
     axes[1, 1].legend(loc="lower right")
     for below in axes[1]:
         below.set_xlabel("lag (tokens)")
+    for part, label in zip(axes.flat, ("value", "answer", "factor", "tap"), strict=True):
+        part.set_ylabel(label)
     return figure
 
 
@@ -105,19 +110,21 @@ def filters(
         raise ValueError(f"channels must name 1 to 6 channels, got {len(channels)}")
     for channel in channels:
         _check_range("channels", channel, 0, D - 1)
-    figure = Figure(figsize=(11, 2.3 * len(networks) + 0.3))
+    figure = Figure(figsize=(11, 2.3 * len(networks) + 0.6))
     grid = figure.subplots(len(networks), len(channels), sharex="col", squeeze=False)
     for row, (name, network) in zip(grid, networks.items(), strict=True):
         for axes, channel in zip(row, channels, strict=True):
             w = window[channel]
             lags = _seen(w)
             envelope = np.abs(network[channel, :lags]).max() * w[:lags]
-            axes.plot((network[channel] * w)[:lags], linewidth=0.8, color=PARTS["filter"])
-            axes.plot(envelope, "--", color="black", linewidth=0.9)
+            axes.plot((network[channel] * w)[:lags], linewidth=0.8, color=PARTS["filter"], label="filter")
+            axes.plot(envelope, "--", color="black", linewidth=0.9, label="decay window, scaled")
             axes.plot(-envelope, "--", color="black", linewidth=0.9)
             axes.set_title(f"{name}, channel {channel}", fontsize=10)
+        row[0].set_ylabel("tap")
     for axes in grid[-1]:
         axes.set_xlabel("lag (tokens)")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11)
     return figure
 
@@ -269,11 +276,12 @@ def prompt_tiling(P: int, L: int) -> Figure:
 
 @styled_figure
 def logit_gaps(gap: Float[np.ndarray, " n"], differences: Mapping[str, Float[np.ndarray, " n"]]) -> Figure:
-    """For every position the gap between its two best logits, against how far engines differ there, both logarithmic.
+    """For every position the gap between its two best logits, against how far the logits of engines and truth differ.
 
-    differences: for one or two dtypes the largest difference of a logit between any two engines. From the dashed line
-    upwards the likeliest token could change: twice the difference reaches the gap. Positions where nothing differs are
-    drawn at the lower edge. Raises ValueError for lengths that differ or a gap below 0.
+    gap: by the truth. differences: for one or two dtypes the largest difference of a logit among the engines and the
+    truth. Both axes are logarithmic. From the dashed line upwards the likeliest token could change: there twice the
+    difference reaches the gap. Positions where nothing differs are drawn at the lower edge. Raises ValueError for
+    lengths that differ or a gap below 0.
     """
     if not len(gap) or any(len(values) != len(gap) for values in differences.values()):
         raise ValueError(f"gap and each of differences must have one length >= 1, got {len(gap)} gaps")
@@ -292,8 +300,8 @@ def logit_gaps(gap: Float[np.ndarray, " n"], differences: Mapping[str, Float[np.
     axes.fill_between(line, line / 2, 10 * line[1], color=PARTS["wrong"], alpha=0.35, linewidth=0)
     axes.text(0.02, 0.96, "here the likeliest token could change", transform=axes.transAxes, va="top")
     axes.set(xscale="log", yscale="log", xlim=line, ylim=(floor / 2, 10 * line[1]))
-    axes.set(xlabel="gap between the two best logits", ylabel="largest difference of a logit\nbetween two engines")
-    axes.set_title("Engines differ by far less than the best two tokens do")
+    axes.set(xlabel="gap between the two best logits", ylabel="largest difference of a logit\namong engines and truth")
+    axes.set_title("Engines and truth differ by far less than the two best tokens do")
     axes.legend(loc=(0.02, 0.3), markerscale=2)
     return figure
 

@@ -26,12 +26,12 @@ def operator_diagram(d_model: int = 256, d_inner: int = 512) -> Figure:
     axes = figure.subplots()
     axes.set(xlim=(0, 110), ylim=(0, 56), aspect="equal")
     axes.axis("off")
-    axes.set_title("Only one box of a layer looks at the past: the mixer. All others cost the same for every token")
+    axes.set_title("Only one box of a layer costs more with every further token: the mixer")
 
     _arrows(axes, 47, [(3, 12), (20, 32), (46, 56), (60, 67), (75, 82), (93, 98), (102, 107)])
     for x, width, text in ((12, 8, "norm"), (67, 8, "norm")):
         _box(axes, x, 47, width, text)
-    _box(axes, 32, 47, 14, "operator")
+    _box(axes, 32, 47, 14, "operator", colour="white")  # it holds the mixer
     _box(axes, 82, 47, 11, "MLP", f"{2 * D * d_inner:,}")
     for start, plus in ((6, 58), (63, 100)):
         axes.plot([start, start, plus], [47, 53, 53], color=INK, linewidth=1.2)
@@ -78,7 +78,7 @@ def _box(
 
 def _mixer(axes: Axes, x: float, y: float, width: float, D: int) -> None:
     """The mixer's box: the formula beside a small triangle with its red cells and gray tiles."""
-    _box(axes, x, y, width, "", f"{D:,} at t = 0,\n{D:,} more per token", PARTS["owed"], height=13)
+    _box(axes, x, y, width, "", f"gathered (lazy): {D:,} at t = 0,\n{D:,} more per token", PARTS["owed"], height=13)
     axes.text(x + 11.8, y + 3.7, "mixer", ha="center", weight="bold", zorder=4)
     axes.text(x + 11.8, y - 1.4, r"$\sum_{j\leq t}\,x_j\,\rho_{t-j}$", ha="center", va="center", fontsize=12, zorder=4)
     cell, left, top = 0.62, x + 1.2, y + 2.5

@@ -29,7 +29,7 @@ def test_the_operator_diagram_says_what_each_box_costs():
     words = texts(axes)
     for cost in (3 * 10 * 10, 9 * 10, 10 * 10, 2 * 10 * 30):
         assert f"{cost:,}" in words
-    assert "10 at t = 0,\n10 more per token" in words
+    assert "gathered (lazy): 10 at t = 0,\n10 more per token" in words
     assert {"mixer", "norm", "MLP", "operator"} <= set(words)
 
 
@@ -42,6 +42,8 @@ def test_the_operator_diagram_refuses_sizes_below_one(sizes):
 def test_filter_steps_shows_what_is_told_the_answers_the_window_and_the_products():
     figure = model_figures.filter_steps(TOLD, {"trained": NETWORK, "new": 0.1 * NETWORK}, WINDOW, lags=20)
     told, answers, window, product = drawn(figure)
+    assert [axes.get_ylabel() for axes in (told, answers, window, product)] == ["value", "answer", "factor", "tap"]
+    assert [text.get_text() for text in answers.get_legend().get_texts()] == ["trained", "new"]
     assert list(told.lines[0].get_ydata()) == list(TOLD[:20, 0])
     assert list(answers.lines[0].get_ydata()) == list(NETWORK[:20])
     assert list(window.lines[0].get_ydata()) == list(WINDOW[:20])
@@ -69,7 +71,10 @@ def test_filter_steps_refuses_what_does_not_fit(told, networks, window, lags, wo
 def test_filters_shows_a_row_per_model_and_a_column_per_channel_as_far_as_the_window_reaches():
     networks = {"new": np.stack([NETWORK, 2 * NETWORK]), "trained": np.stack([3 * NETWORK, 4 * NETWORK])}
     windows = np.stack([WINDOW, np.exp(-LAGS / 2)])
-    grid = drawn(model_figures.filters(networks, windows, [1, 0], "Four"))
+    figure = model_figures.filters(networks, windows, [1, 0], "Four")
+    grid = drawn(figure)
+    assert [axes.get_ylabel() for axes in grid] == ["tap", ""] * 2
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["filter", "decay window, scaled"]
     reach = [int((windows[1] > 0.005).sum()), int((windows[0] > 0.005).sum())]
     curves = [list(axes.lines[0].get_ydata()) for axes in grid]
     assert [len(curve) for curve in curves] == reach * 2
@@ -182,6 +187,7 @@ def test_logit_gaps_has_a_dot_per_position_and_its_line_is_where_twice_the_diffe
     assert list(dots.get_xdata())[1:] == [0.5, 3.0] and list(dots.get_ydata())[:2] == [1e-5, 2e-5]
     assert list(more.get_ydata()) == list(double)
     assert dots.get_marker() != more.get_marker()
+    assert axes.get_ylabel() == "largest difference of a logit\namong engines and truth"
     assert list(line.get_ydata()) == pytest.approx(list(line.get_xdata() / 2))
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["float32", "float64"]
 
