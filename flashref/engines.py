@@ -3,12 +3,13 @@
 from jaxtyping import Float
 from torch import Tensor
 
+from flashref.bounded import Bounded
 from flashref.mixer import Mixer, check_filters
 from flashref.naive import Eager, Lazy
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
 
-ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU)}
+ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU, Bounded)}
 
 
 def check_engine(engine: str) -> None:
@@ -21,9 +22,9 @@ def check_engine(engine: str) -> None:
 def make_mixer(engine: str, filters: Float[Tensor, "M D L"], batch_size: int = 1, base: int | None = None) -> Mixer:
     """An engine for M mixers over D channels and B sequences; filters (M, D, L) on the device where it is to run.
 
-    engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", or "auto" (tiled_gpu for filters on a CUDA device, tiled_cpu
-    otherwise). base: the block size of a tiled engine, 64 unless told. Raises ValueError or TypeError for what does not
-    fit.
+    engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for twice the work), or "auto"
+    (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). base: the block size of a tiled engine, 64 unless
+    told. Raises ValueError or TypeError for what does not fit.
     """
     check_engine(engine)
     if engine == "auto":

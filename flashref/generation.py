@@ -4,6 +4,7 @@ The step path shares the model's weights and none of its forward's code: one pos
 """
 
 from collections.abc import Iterator
+from itertools import islice
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flashref.engines import check_engine, make_mixer
+from flashref.graphs import BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
+from flashref.tiled_gpu import TiledGPU
 
 
 class OperatorStep:
@@ -175,6 +178,8 @@ def stream(
 ) -> Iterator[Int[Tensor, " B"]]:
     """generate, one step at a time: yields the n new tokens, (B,) each, as soon as they exist.
 
+    On a CUDA device "tiled_gpu" makes them a block at a time, 64 at once.
+
     Arguments are checked here, when it is called, not at the first token.
     """
     if not isinstance(model, Hyena):
@@ -221,6 +226,11 @@ def decode(
     """What stream does once its arguments are checked, through an engine that is already made (and not yet used)."""
     generator = torch.Generator(prompt.device)
     generator.manual_seed(seed) if seed is not None else generator.seed()
+    if isinstance(mixer, TiledGPU) and mixer.filters.is_cuda:
+        blocks = BlockDecoder(model, mixer, temperature, top_k, generator)
+        blocks.prefill(prompt)
+        yield from islice(blocks.tokens(), n)
+        return
     decoder = Decoder(model, mixer)
     logits = decoder.prefill(prompt)
     for i in range(n):

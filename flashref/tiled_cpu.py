@@ -46,8 +46,7 @@ class TiledCPU(Mixer):
     def _begin(self) -> None:
         (M, D, L), B, b = self.filters.shape, self.batch_size, self.base
         self._rest = L - self.prompt_length  # the tiling starts after the prompt and counts from there
-        self._half = middle(self._rest, b)
-        self._tau.prepare(gray_sizes(self._rest, b), B)
+        self._half = self._begin_tiles()
         self._slots = _padded(self.filters, (B, M * D), self._half)
         self._late = None  # what a prompt contributes to the second half, until its slots are free
         x, z = _padded(self.filters, (2, b), M * B * D).unflatten(-1, (M, B, D))  # time first: a row is contiguous
@@ -56,6 +55,11 @@ class TiledCPU(Mixer):
         self._rows = [[(x[i, m], z[i, m], self._head[0, m]) for m in range(M)] for i in range(b)]
         self._columns = [(z[i + 1 :], self._head[1 : b - i], x[i]) for i in range(b)]
         self._row = self._rows[0]
+
+    def _begin_tiles(self) -> int:
+        """Compute the spectra that the tiles need; where the second half of the positions begins."""
+        self._tau.prepare(gray_sizes(self._rest, self.base), self.batch_size)
+        return middle(self._rest, self.base)
 
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
         (M, D, _), P, h = self.filters.shape, self.prompt_length, self._half
@@ -85,6 +89,10 @@ class TiledCPU(Mixer):
             column.addcmul_(x, taps)  # below the red cells, to the end of the block, for all mixers together
             return
         self._store_block(n - self.base)
+        self._run_tile(n)
+        self._load_block(n)
+
+    def _run_tile(self, n: int) -> None:
         tile = gray_tile(n, self._rest, self.base)
         if n == self._half:  # the second half takes over the slots of the first
             out = self._slots[..., : len(tile.outputs)]
@@ -96,7 +104,6 @@ class TiledCPU(Mixer):
             start = self._half if n > self._half else 0
             x = self._slots[..., tile.inputs.start - start : tile.inputs.stop - start]
             self._tau.add(x, self._slots[..., tile.outputs.start - start : tile.outputs.stop - start])
-        self._load_block(n)
 
     def _store_block(self, n: int) -> None:
         """Copy the block's inputs, positions [n, n+b), into their slots."""
@@ -113,5 +120,5 @@ class TiledCPU(Mixer):
 
 
 def _padded(like: Tensor, rows: tuple[int, ...], length: int) -> Float[Tensor, "*rows length"]:
-    """Zeros whose rows lie 16 numbers further apart where the length is round: cache lines of all rows would collide."""
+    """Zeros whose rows lie 16 numbers further apart where their length is round: else all would share cache lines."""
     return like.new_zeros(*rows, length + (16 if length and length % 256 == 0 else 0))[..., :length]

@@ -66,17 +66,19 @@ def schedule(L: int, kind: str = "relaxed", base: int = 1) -> list[Tile]:
     """All tiles for L positions, in the order in which they run; each pair j < t lies in exactly one.
 
     kind: "lazy" gathers row t just before output t; "eager" pushes column j to every later output as soon as input j is
-    known; "relaxed" is the fractal tiling (Oncescu et al. 2025, after van der Hoeven 1997). base: for "relaxed",
-    the size of a block inside which every step pushes its column to the end of the block; 1 is the paper's tiling.
+    known; "relaxed" is the fractal tiling (Oncescu et al. 2025, after van der Hoeven 1997); "bounded" leaves each large
+    tile as many steps to be done in as it has inputs, so that no step is long (see bounded_tiles). base: for "relaxed"
+    and "bounded", the size of a block inside which every step pushes its column to the end of the block; 1 is the
+    paper's tiling.
 
     Costs O(L) tiles. Raises ValueError for L < 0, base < 1, an unknown kind, or a base with a kind that has none.
     """
     _check_count("L", L, 0)
     _check_count("base", base, 1)
-    if kind not in ("lazy", "eager", "relaxed"):
-        raise ValueError(f'kind must be "lazy", "eager" or "relaxed", got {kind!r}')
-    if kind != "relaxed" and base != 1:
-        raise ValueError(f'base belongs to kind="relaxed" only, got base={base} with kind={kind!r}')
+    if kind not in ("lazy", "eager", "relaxed", "bounded"):
+        raise ValueError(f'kind must be "lazy", "eager", "relaxed" or "bounded", got {kind!r}')
+    if kind in ("lazy", "eager") and base != 1:
+        raise ValueError(f'base belongs to kind="relaxed" and "bounded" only, got base={base} with kind={kind!r}')
     if kind == "lazy":
         return [Tile(t, range(t), range(t, t + 1)) for t in range(1, L)]
     if kind == "eager":
@@ -86,8 +88,10 @@ def schedule(L: int, kind: str = "relaxed", base: int = 1) -> list[Tile]:
         if n % base:
             block_end = min(n - n % base + base, L)
             tiles.append(Tile(n, range(n - 1, n), range(n, block_end)))
-        else:
+        elif kind == "relaxed":
             tiles.append(gray_tile(n, L, base))
+        else:
+            tiles += bounded_tiles(n, L, base)
     return tiles
 
 
@@ -112,6 +116,26 @@ def gray_tile(n: int, L: int, base: int) -> Tile:
     blocks = (n - start) // base
     U = base * (blocks & -blocks)
     return Tile(n, range(n - U, n), range(n, min(n + U, stop)))
+
+
+def bounded_tiles(n: int, L: int, base: int) -> list[Tile]:
+    """The tiles of the bounded schedule whose inputs are complete when n are known; n a multiple of base, 0 < n < L.
+
+    The last block goes to the next one at once. All other tiles leave a gap: cut the positions into blocks of U =
+    base * 2^q for every q, and let block I go to block J where the two do not touch but the blocks of 2U around them
+    do or are the same: to J = I+2, and for even I to J = I+3. So the first output is due U steps later at the earliest.
+    Every pair lies in one tile, that of the largest U whose blocks hold the two apart. The idea is that of partitioned
+    convolution (Gardner 1995), with squares for tiles.
+    """
+    tiles = [Tile(n, range(n - base, n), range(n, min(n + base, L)))]
+    U = base
+    while n % U == 0 and n + U < L:
+        out = range(n + U, min(n + 2 * U, L))
+        tiles.append(Tile(n, range(n - U, n), out))
+        if n % (2 * U) == 0:  # block J = n/U + 1 is odd: block J-3 is even, and has it in sight too
+            tiles.append(Tile(n, range(n - 2 * U, n - U), out))
+        U *= 2
+    return tiles
 
 
 def gray_sizes(L: int, base: int) -> list[int]:

@@ -1,5 +1,8 @@
 """Random tests try the same cases on every run, and are not failed for a slow machine."""
 
+from importlib.util import find_spec
+
+import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
@@ -10,3 +13,10 @@ settings.load_profile("flashref")
 
 # The tensors here are small: a second thread saves nothing, and a busy machine makes every call wait for it.
 torch.set_num_threads(1)
+
+# Triton decides when it is imported, and again when a kernel is defined, whether to compile or to interpret. After that
+# the variable goes, so that only the tests that set it again run an engine in the interpreter, which is slow.
+if find_spec("triton") and not torch.cuda.is_available():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")
+        import flashref.kernels  # noqa: F401

@@ -86,6 +86,11 @@ def test_each_requirement_is_one_public_version_within_the_bounds_of_pyproject(n
     assert DECLARED[name].specifier.contains(pin.version), f"{PINNED[name]} is outside {DECLARED[name]}"
 
 
+@pytest.mark.parametrize("name", sorted(PINNED))
+def test_each_requirement_is_for_the_platforms_that_pyproject_names(name):
+    assert str(PINNED[name].marker) == str(DECLARED[name].marker)
+
+
 @pytest.mark.parametrize("name", sorted(DECLARED))
 def test_each_dependency_in_pyproject_has_a_lower_bound_and_no_upper_one(name):
     assert [bound.operator for bound in DECLARED[name].specifier] == [">="]

@@ -134,7 +134,11 @@ def test_a_bad_filter_of_an_online_convolution_is_refused_by_name(engine, rho, e
 @pytest.mark.parametrize(
     "change, error, words",
     [
-        ({"engine": "fast"}, ValueError, 'engine must be one of "lazy", "eager", "tiled_cpu", "tiled_gpu", "auto"'),
+        (
+            {"engine": "fast"},
+            ValueError,
+            'engine must be one of "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded", "auto"',
+        ),
         ({"engine": None}, ValueError, "engine must be one of"),
         ({"engine": ["lazy"]}, ValueError, "engine must be one of"),
         ({"batch_size": 0}, ValueError, "batch_size must be >= 1, got 0"),

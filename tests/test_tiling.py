@@ -13,7 +13,11 @@ import flashref.tiled_cpu
 from flashref import Tile, TiledCPU, cost, schedule
 from flashref.tiling import radix_cost
 
-KINDS = [("lazy", 1), ("eager", 1), *(("relaxed", base) for base in (1, 2, 3, 5, 8, 64, 200))]
+KINDS = [
+    ("lazy", 1),
+    ("eager", 1),
+    *((kind, base) for kind in ("relaxed", "bounded") for base in (1, 2, 3, 5, 8, 64, 200)),
+]
 
 
 @pytest.mark.parametrize("kind, base", KINDS)
@@ -114,7 +118,7 @@ def test_direct_tiles_of_any_schedule_cost_one_multiply_add_a_pair(kind, base, L
     got = cost(schedule(L, kind=kind, base=base), fft_from=10**6)
     assert got.multiply_adds == L * (L - 1) // 2
     assert got.fft_points == 0
-    assert got.calls == max(L - 1, 0)
+    assert got.calls == len(schedule(L, kind=kind, base=base)) and (kind == "bounded" or got.calls == max(L - 1, 0))
 
 
 def test_cost_of_lazy_and_eager_counted_by_hand():
@@ -139,7 +143,7 @@ def test_cost_picks_by_the_shorter_side():
         ({"L": True}, TypeError, "L must be an integer"),
         ({"L": 4, "base": 0}, ValueError, "base must be >= 1"),
         ({"L": 4, "base": "2"}, TypeError, "base must be an integer"),
-        ({"L": 4, "kind": "fractal"}, ValueError, 'kind must be "lazy", "eager" or "relaxed"'),
+        ({"L": 4, "kind": "fractal"}, ValueError, 'kind must be "lazy", "eager", "relaxed" or "bounded"'),
         ({"L": 4, "kind": "lazy", "base": 2}, ValueError, "base belongs to"),
     ],
 )
