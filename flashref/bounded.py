@@ -27,7 +27,6 @@ class Bounded(TiledCPU):
 
     def _begin_tiles(self) -> int:
         b, rest = self.base, self._rest
-        self._tau.prepare([b] if b < rest else [], self.batch_size)  # the tile to the next block runs at once
         if not hasattr(self, "_levels"):
             self._levels: dict[int, Level] = {}
         U = b
@@ -46,6 +45,7 @@ class Bounded(TiledCPU):
 
     def _run_tile(self, n: int) -> None:
         b, rest = self.base, self._rest
+        # The tile to the next block runs at once.
         self._tau.add(self._slots[..., n - b : n], self._slots[..., n : min(n + b, rest)])
         U = b
         while n % U == 0 and n + U < rest:

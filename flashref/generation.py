@@ -18,6 +18,8 @@ from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_w
 from flashref.mixer import Mixer
 from flashref.tiled_gpu import TiledGPU
 
+BLOCK = 64  # positions for which a step's views are made once
+
 
 class OperatorStep:
     """One Hyena operator, position by position. Its N-1 mixers are the engine's mixers first, first+1, ..."""
@@ -27,21 +29,20 @@ class OperatorStep:
         # For each long convolution, outermost last: which mixer, and which stream is the gate before it.
         self._order = [(first + o, operator.order - 1 - o) for o in range(operator.order - 1)]
         self._in, self._out = _weights(operator.in_proj), _weights(operator.out_proj)
-        # The short filter runs as the engine Eager does, in a ring of three slots: slot k of a phase is owed in k
-        # steps. Per phase: the taps in the ring's order, and the streams as views of the slot that is due.
+        # The short filter runs as the engine Eager does: a slot of the block holds its output's partial sum. Views of
+        # every position are made once, so that a step makes one call for it.
         taps, self._bias = operator.short_filter.weight.detach()[:, 0].T, operator.short_filter.bias.detach()
+        self._taps = taps.flip(0).unsqueeze(1).contiguous()  # (3, 1, C), for the current position and the next two
         with torch.inference_mode(False):  # made inside it, they could not be updated outside it
-            self._slots = self._bias.repeat(SHORT_TAPS, mixer.batch_size, 1)  # (3, B, C)
-        ring = [[(phase - slot - 1) % SHORT_TAPS for slot in range(SHORT_TAPS)] for phase in range(SHORT_TAPS)]
-        self._taps = [taps[order].unsqueeze(1) for order in ring]  # (3, 1, C)
-        self._streams = [slot.split(operator.d_model, dim=-1) for slot in self._slots]
-        self._phase = 0
+            self._slots = self._bias.repeat(BLOCK + SHORT_TAPS - 1, mixer.batch_size, 1)  # (b+2, B, C)
+        self._reached = [self._slots[i : i + SHORT_TAPS] for i in range(BLOCK)]
+        self._streams = [slot.split(operator.d_model, dim=-1) for slot in self._slots[:BLOCK]]
+        self._i = 0
 
     def prefill(self, u: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """The operator on a prompt, by its forward; what later steps need is remembered here and in the mixer."""
         for u_t in u[:, -SHORT_TAPS + 1 :].unbind(1):
             self._short_filter(u_t)
-            self._next_phase()
         return self._operator(u, lambda o, v: self._mixer.prefill(self._order[o][0], v))
 
     def step(self, u_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -50,17 +51,18 @@ class OperatorStep:
         v = streams[-1]
         for m, gate in self._order:
             v = self._mixer.step(m, v * streams[gate])
-        y = F.linear(v * streams[0], *self._out)
-        self._next_phase()
-        return y
+        return F.linear(v * streams[0], *self._out)
 
     def _short_filter(self, u_t: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B D"], ...]:
-        self._slots.addcmul_(self._taps[self._phase], F.linear(u_t, *self._in))
-        return self._streams[self._phase]
-
-    def _next_phase(self) -> None:
-        self._slots[self._phase] = self._bias
-        self._phase = (self._phase + 1) % SHORT_TAPS
+        """The streams at this position, as views of a slot that is written again a block later."""
+        i = self._i
+        if i == BLOCK:  # what is left over from the block goes to the front of the next
+            self._slots[: SHORT_TAPS - 1] = self._slots[BLOCK:]
+            self._slots[SHORT_TAPS - 1 :] = self._bias
+            i = 0
+        self._reached[i].addcmul_(self._taps, F.linear(u_t, *self._in))
+        self._i = i + 1
+        return self._streams[i]
 
 
 class LayerStep:

@@ -8,9 +8,8 @@ from abc import ABC, abstractmethod
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import pad
 
-from flashref.convolution import causal_conv
+from flashref.convolution import fast_length
 
 
 class Mixer(ABC):
@@ -133,7 +132,9 @@ class Mixer(ABC):
 
     def _convolve_prompt(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D L"]:
         """The prompt's outputs at positions [0, P), and at [P, L) what it contributes to the future."""
-        return causal_conv(pad(x, (0, self.filters.shape[-1] - x.shape[-1])), self.filters[m])
+        L = self.filters.shape[-1]
+        n = fast_length(L + x.shape[-1] - 1)
+        return torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(self.filters[m], n), n)[..., :L]
 
     # Refusals. ---------------------------------------------------------------------------------------------------
 

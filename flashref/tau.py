@@ -58,30 +58,33 @@ class Tau:
 
     A tile whose shorter side has at most ``direct_up_to`` positions is done directly, a larger one by FFT. At most
     about ``chunk_points`` FFT points go into one call, so that its data stays in the cache; None means no limit.
-    Memory: 8 bytes per tap and channel for all float32 spectra together.
+    Memory: 8 bytes per tap and channel for all float32 spectra together, each made when its size is first met.
     """
 
     def __init__(self, rho: Float[Tensor, "C L"], direct_up_to: int, chunk_points: int | None) -> None:
         self.rho, self.direct_up_to, self.chunk_points = rho, direct_up_to, chunk_points
-        # For each number of inputs U: slices of the channels, each with its spectra.
         self._chunks: dict[int, list[tuple[slice, Tensor]]] = {}
 
-    def prepare(self, sizes: Iterable[int], batch_size: int) -> None:
-        """Compute the spectra for tiles of these numbers of inputs, and forget all others."""
-        self._chunks = {U: self._chunks.get(U) or self._prepared(U, batch_size) for U in sizes if U > self.direct_up_to}
+    def keep(self, sizes: Iterable[int]) -> None:
+        """Forget the spectra for tiles of other numbers of inputs than these."""
+        self._chunks = {U: self._chunks[U] for U in sizes if U in self._chunks}
 
-    def _prepared(self, U: int, batch_size: int) -> list[tuple[slice, Tensor]]:
-        C, size = len(self.rho), len(self.rho)
-        if self.chunk_points is not None:
-            size = max(1, self.chunk_points // (batch_size * fast_length(2 * U)))
-        return [(slice(c, c + size), spectrum(self.rho[c : c + size], U)) for c in range(0, C, size)]
+    def _chunks_of(self, x: Float[Tensor, "B C U"]) -> list[tuple[slice, Tensor]]:
+        """Slices of the channels, each with its spectra, for tiles of U inputs."""
+        batch, C, U = x.shape
+        if U not in self._chunks:
+            size = C
+            if self.chunk_points is not None:
+                size = max(1, self.chunk_points // (batch * fast_length(2 * U)))
+            self._chunks[U] = [(slice(c, c + size), spectrum(self.rho[c : c + size], U)) for c in range(0, C, size)]
+        return self._chunks[U]
 
     def add(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
         """Add to z, in place, what x contributes to the positions right after it. x and z must not overlap."""
         if min(x.shape[-1], z.shape[-1]) <= self.direct_up_to:
             z += tau_direct(x, self.rho, z.shape[-1])
             return
-        for c, spectra in self._chunks[x.shape[-1]]:
+        for c, spectra in self._chunks_of(x):
             z[:, c] += tau_fft(x[:, c], spectra, z.shape[-1])
 
     def replace(self, x: Float[Tensor, "B C p"], z: Float[Tensor, "B C q"]) -> None:
@@ -89,5 +92,5 @@ class Tau:
         if min(x.shape[-1], z.shape[-1]) <= self.direct_up_to:
             z.copy_(tau_direct(x, self.rho, z.shape[-1]))
             return
-        for c, spectra in self._chunks[x.shape[-1]]:
+        for c, spectra in self._chunks_of(x):
             z[:, c] = tau_fft(x[:, c], spectra, z.shape[-1])

@@ -57,8 +57,8 @@ class TiledCPU(Mixer):
         self._row = self._rows[0]
 
     def _begin_tiles(self) -> int:
-        """Compute the spectra that the tiles need; where the second half of the positions begins."""
-        self._tau.prepare(gray_sizes(self._rest, self.base), self.batch_size)
+        """Make ready for the tiles of this generation; returns where the second half of the positions begins."""
+        self._tau.keep(gray_sizes(self._rest, self.base))
         return middle(self._rest, self.base)
 
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:

@@ -126,7 +126,6 @@ def _direct_wins(device: torch.device, dtype: torch.dtype, rows: int, U: int) ->
     with torch.cuda.device_of(rho):
         x, z = torch.ones_like(rho)[None].split(U, dim=-1)
         by_fft = Tau(rho, 0, TiledGPU.chunk_points)
-        by_fft.prepare([U], 1)
         direct, fft = (
             do_bench(run, warmup=5, rep=20, return_mode="median")
             for run in (lambda: kernels.tau_direct(x, rho, z), lambda: by_fft.add(x, z))

@@ -60,7 +60,6 @@ def test_the_hybrid_adds_the_sum_whatever_it_picks_and_however_it_is_chunked(dir
     p, q = tile
     x, rho, truth = case(p, q)
     hybrid = Tau(rho, direct_up_to, chunk_points)
-    hybrid.prepare([p], batch_size=2)
     z = torch.ones(2, 3, q, dtype=torch.float64)
     for times in (1, 2):  # the second time with the same spectra
         hybrid.add(x, z)
@@ -73,7 +72,6 @@ def test_replace_overwrites_even_where_it_reads(chunk_points, tile):
     p, q = tile
     x, rho, truth = case(p, q)
     hybrid = Tau(rho, 0, chunk_points)
-    hybrid.prepare([p], batch_size=2)
     hybrid.replace(x, x[..., :q])
     assert_close(x[..., :q], truth, 1e-12)
 
@@ -83,7 +81,6 @@ def test_add_works_on_two_parts_of_one_buffer_and_touches_nothing_else():
     buffer, rho = torch.randn(1, 2, 40, dtype=torch.float64), torch.randn(2, 40, dtype=torch.float64)
     before = buffer.clone()
     hybrid = Tau(rho, 4, 50)
-    hybrid.prepare([15], batch_size=1)
     hybrid.add(buffer[..., 5:20], buffer[..., 20:35])
     before[..., 20:35] += tile_sum(before, range(5, 20), rho, range(20, 35))
     assert_close(buffer, before, 1e-12)
@@ -93,16 +90,19 @@ def test_add_works_on_two_parts_of_one_buffer_and_touches_nothing_else():
 def test_the_spectra_of_all_sizes_together_take_about_eight_bytes_a_tap():
     C, L = 3, 4096
     hybrid = Tau(torch.randn(C, L), direct_up_to=0, chunk_points=None)
-    hybrid.prepare([2**q for q in range(12)], batch_size=1)
+    for U in [2**q for q in range(12)]:
+        hybrid.add(torch.randn(1, C, U), torch.zeros(1, C, U))
     assert 7 <= bytes_held(hybrid) / (C * L) <= 8.2
 
 
-def test_preparing_other_sizes_forgets_what_is_no_longer_needed_and_keeps_the_rest():
+def test_sizes_that_are_not_kept_are_forgotten():
     hybrid = Tau(torch.randn(3, 300), direct_up_to=4, chunk_points=None)
-    hybrid.prepare([2, 8, 64], batch_size=1)  # 2 is done directly
-    kept = hybrid._chunks[8]
-    hybrid.prepare([8, 100], batch_size=1)
-    assert list(hybrid._chunks) == [8, 100] and hybrid._chunks[8] is kept
+    for U in (2, 8, 64):  # 2 is done directly
+        hybrid.add(torch.randn(1, 3, U), torch.zeros(1, 3, U))
+    of_eight = hybrid._chunks[8]
+    assert list(hybrid._chunks) == [8, 64]
+    hybrid.keep([8, 100])
+    assert list(hybrid._chunks) == [8] and hybrid._chunks[8] is of_eight
 
 
 def bytes_held(hybrid: Tau) -> int:

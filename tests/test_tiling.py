@@ -70,7 +70,7 @@ def test_the_engine_runs_the_tiles_of_its_schedule_at_their_steps(L, base, P):
     calls = []
 
     class Recorder:
-        def prepare(self, sizes, batch_size):
+        def keep(self, sizes):
             assert list(sizes) == sorted({len(tile.inputs) for tile in due})
 
         def add(self, x, z):
