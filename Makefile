@@ -45,9 +45,11 @@ clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
+# The last line but one: JupyterLab would ask every newcomer whether it may fetch news.
 .venv/installed: requirements.txt pyproject.toml | .venv/bin/python
 	$(RUN) pip install --disable-pip-version-check -r requirements.txt
 	$(RUN) pip install --disable-pip-version-check --no-deps --editable .
+	$(RUN) jupyterlab.labextensions disable "@jupyterlab/apputils-extension:announcements"
 	@touch $@
 
 .venv/bin/python:

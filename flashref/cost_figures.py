@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figure_style import COLOURS, PARTS, check_integers, styled_figure
 from flashref.tiling import RadixCost, radix_cost
 
 BASES, RADIXES = tuple(2**q for q in range(11)), tuple(2**q for q in range(1, 7))  # what cost_choices compares
@@ -24,8 +24,10 @@ def tiles_per_size(L: int = 32) -> Figure:
     """The tiles of each size U, laid along the positions: every row touches each of the L positions once.
 
     A box spans the inputs (light) and the outputs (dark) of one tile, 2U positions; beside a row stand the butterflies
-    of its two transforms. Raises ValueError for L that is no power of two, or outside 4 .. 64.
+    of its two transforms. Raises TypeError for L that is no integer, ValueError for L that is no power of two, or
+    outside 4 .. 64.
     """
+    check_integers(L=L)
     if not 4 <= L <= 64 or L & (L - 1):
         raise ValueError(f"L must be a power of two in 4 .. 64 to be drawn, got {L}")
     sizes = [2**q for q in range(L.bit_length() - 1)]

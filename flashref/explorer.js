@@ -38,15 +38,24 @@ const held = (tile, j, t) => tile.left <= j && j < tile.right && tile.top <= t &
 function describe({ L, step }, tiles) {
   if (L === 0) return "L = 0: there is nothing to compute.";
   const total = (L * (L - 1)) / 2;
+  const all = total ? `${count(total, "pair")} in tiles and ${count(L, "red cell")}` : "1 red cell and no tile";
   const done = tiles.filter((tile) => tile.step < step).reduce((sum, tile) => sum + pairs(tile), 0);
-  if (step === 0) return `No input is known yet. ${count(total, "pair")} to do.`;
-  if (step === L) return `${L} of ${L} inputs known, all outputs given out. ${count(total, "pair")} done, none owed.`;
+  if (step === 0) return `No input is known yet. To do: ${all}.`;
+  if (step === L) return `${L} of ${L} inputs known, all outputs given out. Done: ${all}, none owed.`;
   const now = tiles.find((tile) => tile.step === step);
   return (
     `${step} of ${L} inputs known, ${count(step, "output")} given out. Now: ${span("input", now.left, now.right)} ` +
     `to ${span("output", now.top, now.bottom)}, ${count(pairs(now), "pair")}. ` +
     `${done.toLocaleString("en")} done before, ${(total - done - pairs(now)).toLocaleString("en")} still owed.`
   );
+}
+
+// Where the relaxed tiles need not be those of the plain rule: why not.
+function cutting({ L, kind, base }) {
+  const blocks = Math.ceil(L / base);
+  if (kind !== "relaxed" || blocks < 2 || Number.isInteger(Math.log2(L / base))) return "";
+  const middle = base * Math.ceil(blocks / 2);
+  return `L is not b·2ᵏ: the positions are cut at their middle, ${middle}, and each half is tiled from its own start.`;
 }
 
 // Why the pair (j, t) is computed when it is.
@@ -105,6 +114,7 @@ export function mount(root, data, state, changed = () => {}) {
   });
   const said = element("p", { class: "state", role: "status", "aria-live": "polite" });
   const why = element("p", { class: "why", "aria-live": "polite" });
+  const cut = element("p", { class: "cut" });
   const counters = element("table", { class: "counters" });
   const swatch = (name, text) => element("span", { class: "key" }, element("i", { class: name }), text);
   root.replaceChildren(
@@ -143,6 +153,12 @@ export function mount(root, data, state, changed = () => {}) {
             swatch("red owed", "red cell, owed"),
           ),
           counters,
+          element(
+            "p",
+            { class: "help" },
+            "An FFT pays from tiles of about 64 on (notebook 03); FFT points are counted apart from multiply-adds.",
+          ),
+          cut,
           why,
           element(
             "p",
@@ -195,7 +211,8 @@ export function mount(root, data, state, changed = () => {}) {
       return element("text", { class: "step", ...middle, style: `font-size: ${size}px` }, size < 7 ? "" : String(step));
     });
     running = element("rect", { class: "running" });
-    due = element("rect", { class: "due", x: 0, height: unit });
+    const dashes = unit < 12 ? "none" : "4 3"; // around a small cell they would be crumbs
+    due = element("rect", { class: "due", x: 0, height: unit, "stroke-dasharray": dashes });
     pointer = rect({ class: "pointer", visibility: "hidden" }, 0, 0, 1, 1);
     svg.replaceChildren(
       element(
@@ -205,9 +222,9 @@ export function mount(root, data, state, changed = () => {}) {
         ...cells,
         element("path", { class: "grid", d: grid.join("") }),
         due,
-        ...numbers,
         running,
         pointer,
+        ...numbers,
         ...strips.flat(),
         ...labels,
         element("text", { class: "axis", x: SIDE, y: -29, "text-anchor": "end" }, "input j →"),
@@ -239,6 +256,8 @@ export function mount(root, data, state, changed = () => {}) {
     due.setAttribute("width", (n + 1) * unit);
     said.textContent = describe(state, tiles);
     said.dataset.step = n;
+    cut.textContent = cutting(state);
+    cut.hidden = !cut.textContent;
     L.value = state.L;
     shownL.value = state.L;
     kind.value = state.kind;
@@ -257,12 +276,13 @@ export function mount(root, data, state, changed = () => {}) {
         "tr",
         {},
         element("th", { scope: "row" }, name),
-        ...numbers.map((number) => element("td", {}, number.toLocaleString("en"))),
+        ...numbers.map((number) => element("td", {}, number?.toLocaleString("en") ?? "–")),
       );
     counters.replaceChildren(
       element("caption", {}, "so far, per channel, without red cells"),
       element("tr", {}, element("td"), ...["direct", "by FFT"].map((how) => element("th", { scope: "col" }, how))),
-      ...data.counters.map((name, i) => row(name, sums[0][i], sums[1][i])),
+      // Rows and columns are not done by FFT.
+      ...data.counters.map((name, i) => row(name, sums[0][i], state.kind === "relaxed" ? sums[1][i] : null)),
     );
     point();
   }

@@ -12,6 +12,7 @@ import anywidget
 import traitlets
 
 from flashref import figures
+from flashref.figure_style import check_integers
 from flashref.tiling import Cost, cost, schedule
 
 HERE = Path(__file__).parent
@@ -27,8 +28,8 @@ def tile_explorer(L: int = 16, kind: str = "relaxed", base: int = 1, step: int =
     Raises as schedule does, ValueError for more positions than can be drawn or more inputs than positions, and
     TypeError for a step that is no integer.
     """
-    schedule(L, kind, base)
     _check_state(L, step)
+    schedule(L, kind, base)
     return TileExplorer(L=L, kind=kind, base=base, step=step, data=explorer_data(base))
 
 
@@ -137,12 +138,9 @@ def _counters(cost: Cost) -> list[int]:
 
 
 def _check_state(L: int, step: int) -> None:
-    for name, value in (("L", L), ("step, the number of inputs known,", step)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    check_integers(L=L, step=step)
     if not 0 <= L <= MOST_POSITIONS:
-        raise ValueError(
-            f"L must lie in 0 .. {MOST_POSITIONS} to be drawn, got {L}: flashref.schedule has no such limit"
-        )
+        elsewhere = ": flashref.schedule has no such limit" if L > 0 else ""
+        raise ValueError(f"L must lie in 0 .. {MOST_POSITIONS} to be drawn, got {L}{elsewhere}")
     if not 0 <= step <= L:
         raise ValueError(f"step, the number of inputs known, must lie in 0 .. L = {L}, got {step}")

@@ -7,8 +7,14 @@ from collections.abc import Callable
 from matplotlib import style
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette: told apart by the colour blind, and of different lightness in grey.
-COLOURS = {"lazy": "#D55E00", "eager": "#E69F00", "tiled_cpu": "#0072B2", "tiled_gpu": "#56B4E9"}
+# Okabe and Ito's palette, and the last from Tol's: told apart by the colour blind, and of different lightness in grey.
+COLOURS = {
+    "lazy": "#D55E00",
+    "eager": "#E69F00",
+    "tiled_cpu": "#0072B2",
+    "tiled_gpu": "#56B4E9",
+    "bounded": "#882255",
+}
 PARTS = {
     "red_cell": "#C8102E",  # the pair (t, t)
     "gray_tile": "#8C8C8C",  # work that is done
@@ -44,6 +50,13 @@ def styled_figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
             return draw(*args, **kwargs)
 
     return drawn
+
+
+def check_integers(**values: object) -> None:
+    """Raise TypeError for the first value that is no integer, and name it; for figures that count positions."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
 
 
 def as_png(figure: Figure, dpi: int = 100) -> bytes:

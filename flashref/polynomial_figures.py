@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figure_style import PARTS, check_integers, styled_figure
 from flashref.tiling import schedule
 from flashref.tiling_figures import draw_triangle
 
@@ -16,9 +16,10 @@ def product_grid(x: Sequence[int], rho: Sequence[int], t: int) -> Figure:
     """All products x_j * rho_k of two polynomials, twice: by (j, k), and slid, each product in the row of its output.
 
     x, rho: equally many coefficients, at most 8. The products of coefficient t, an anti-diagonal on the left and a row
-    on the right, are marked. Rows from len(x) on are faint: a causal convolution has no use for them. Raises ValueError
-    for lengths that differ or cannot be drawn, or t outside 0 .. 2 len(x) - 2.
+    on the right, are marked. Rows from len(x) on are faint: a causal convolution has no use for them. Raises TypeError
+    for a t that is no integer, ValueError for lengths that differ or cannot be drawn, or t outside 0 .. 2 len(x) - 2.
     """
+    check_integers(t=t)
     L = len(x)
     if not 1 <= L <= 8 or len(rho) != L:
         raise ValueError(f"x and rho must hold equally many coefficients, 1 .. 8, got {L} and {len(rho)}")
@@ -51,8 +52,8 @@ def product_grid(x: Sequence[int], rho: Sequence[int], t: int) -> Figure:
         weight = "bold" if i == t else "normal"
         sheared.text(L + 0.15, i + 0.5, f"= {total}", va="center", fontsize=max(9, size), fontweight=weight)
     sheared.plot([0, 1.3 * L], [L, L], color="black", linestyle="--", linewidth=1, clip_on=False)
-    grid.set_title(f"An anti-diagonal adds up to one\ncoefficient of the product: here $z_{{{t}}}$")
-    sheared.set_title(f"Column j slid down by j: now it is a row,\nand the first {L} rows are a triangle")
+    grid.set_title(f"An anti-diagonal adds up to one\ncoefficient of the product: here $z_{{{t}}}$", pad=12)
+    sheared.set_title(f"Column j slid down by j: now it is a row,\nand the first {L} rows are a triangle", pad=12)
     return figure
 
 
@@ -61,9 +62,10 @@ def roots_of_unity(x: Sequence[float], S: int = 8) -> Figure:
     """Evaluation at the S-th roots of unity: the points on the circle, and where the polynomial takes them.
 
     x: 1 to 16 real coefficients, lowest first. Point k is exp(-2 pi i k / S), as in NumPy's FFT. Even and odd k have
-    their own marks: the squares of all points are the even ones, each met twice. Raises ValueError for another number
-    of coefficients, or S outside 1 .. 32.
+    their own marks: the squares of all points are the even ones, each met twice. Raises TypeError for an S that is no
+    integer, ValueError for another number of coefficients, or S outside 1 .. 32.
     """
+    check_integers(S=S)
     if not 1 <= len(x) <= 16:
         raise ValueError(f"x must hold 1 .. 16 coefficients, got {len(x)}")
     if not 1 <= S <= 32:
@@ -103,8 +105,9 @@ def recursion_unrolled(L: int = 8) -> Figure:
 
     A bar spans the positions of its call. When its left half is solved, at its middle n, the left half contributes to
     the right half: n is the number on the tile, too. The row below writes n in binary; U is its last 1 with the zeros
-    behind it. Raises ValueError for an L that is no power of two from 2 to 16.
+    behind it. Raises TypeError for an L that is no integer, ValueError for one that is no power of two from 2 to 16.
     """
+    check_integers(L=L)
     if L not in (2, 4, 8, 16):
         raise ValueError(f"L must be a power of two, 2 .. 16, to be drawn, got {L}")
     figure = Figure(figsize=(10.5, 4.3))

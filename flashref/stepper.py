@@ -14,16 +14,16 @@ from flashref.tiling import Tile, schedule
 
 Number = int | float | Fraction
 MOST_COEFFICIENTS = 16  # more columns than that do not fit beside each other
-CELL = "padding: 2px 6px; border: 1px solid rgba(128, 128, 128, 0.35); text-align: center; white-space: nowrap;"
+CELL = "padding: 2px 1px; border: 1px solid rgba(128, 128, 128, 0.35); text-align: center; white-space: nowrap;"
 LOOKS = {
     "done": "background: rgba(140, 140, 140, 0.4);",
     "now": f"border: 2px solid {PARTS['now']}; background: rgba(0, 158, 115, 0.22); font-weight: bold;",
-    "plain": "",
+    "plain": "padding: 2px;",
     "owed": "color: var(--jp-ui-font-color3, inherit);",
     "red done": f"background: {PARTS['red_cell']}; color: white;",
     "red owed": f"border: 2px dashed {PARTS['red_cell']};",
     "bare": "border: 0;",
-    "left": "border: 0; text-align: left;",
+    "left": "border: 0; text-align: left; padding-left: 4px;",
 }
 
 
@@ -66,18 +66,20 @@ def page(x: list[Number], rho: list[Number], kind: str, n: int) -> str:
     for t in range(L):
         cells = [_product(x, rho, tiles, n, j, t) for j in range(t + 1)] + [_cell("", "bare")] * (L - 1 - t)
         adds = tile is not None and t in tile.outputs
-        state = "given out" if t < n else "<b>due next</b>" if t == n else "owed"
+        state = "given" if t < n else "<b>due</b>" if t == n else "owed"
         cells += [
             _cell(_text(before[t]), "plain") if adds else _cell("", "bare"),
             _cell(f"+ {_text(after[t] - before[t])}", "now", "adds") if adds else _cell("", "bare", "adds"),
             _cell(_text(after[t]), "done" if t < n else "plain", "sum"),
-            _cell(state + (", changed" if adds else ""), "left", "state"),
+            _cell(state, "left", "state"),
         ]
         rows.append(_row(f"z<sub>{t}</sub>", cells))
     table = (
-        "border-collapse: collapse; margin: 6px 0; font: inherit; font-variant-numeric: tabular-nums; color: inherit;"
+        "border-collapse: collapse; margin: 6px 0; font: inherit; font-variant-numeric: tabular-nums; color: inherit; "
+        "font-size: 12px;"
     )
-    # As wide as its place whatever the table needs: there the table scrolls, and the sentence above it breaks.
+    # As wide as its place whatever the table needs: there the table scrolls, and the sentence above it breaks. In its
+    # small print the table of eight coefficients fits beside the file browser in a window of 800 pixels.
     box = "font-size: 13px; line-height: 1.4; overflow-x: auto; width: 0; min-width: 100%;"
     return (
         f'<div style="color: var(--jp-ui-font-color1, inherit); {box}">'
@@ -110,7 +112,7 @@ def _heads(x: list[Number], rho: list[Number], tile: Tile | None, n: int) -> lis
     space = f'<div style="width: {widest}ch;"></div>'
     known = [_cell(_text(x_j), "now" if j in inputs else "plain", "x") for j, x_j in enumerate(x[:n])]
     taps = [_cell(_text(rho_k), "now" if k in lags else "plain", "rho") for k, rho_k in enumerate(rho)]
-    titles = [_cell(title, "bare") for title in ("was", "adds now", "sum")]
+    titles = [_cell(title, "bare") for title in ("was", "adds", "sum")]
     return [
         _row("j, k", [_cell(f"{i}{space}", "bare") for i in range(len(x))]),
         _row("x<sub>j</sub>", known + [_cell("?", "owed", "x")] * (len(x) - n)),

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figure_style import PARTS, check_integers, styled_figure
 from flashref.tiling import Tile, middle, schedule
 
 
@@ -16,9 +16,11 @@ def tiling(tiles: Sequence[Tile], L: int, step: int | None = None) -> Figure:
     """The tiling diagram: one cell for each pair (j, t) of L positions, inputs j to the right, outputs t downwards.
 
     Each tile shows the step at which it runs. With ``step``, that many inputs being known, tiles that are done, running
-    now and owed are told apart. Red cells are drawn, though no tile holds them. Raises ValueError for L < 0, more than
-    256 positions, a step outside 0 .. L, or a tile that reaches beyond L.
+    now and owed are told apart. Red cells are drawn, though no tile holds them. Raises TypeError for an L or a step
+    that is no integer, ValueError for L < 0, more than 256 positions, a step outside 0 .. L, or a tile that reaches
+    beyond L.
     """
+    check_integers(L=L, step=0 if step is None else step)
     if step is not None and not 0 <= step <= L:
         raise ValueError(f"step, the number of inputs known, must lie in 0 .. L = {L}, got {step}")
     figure = Figure(figsize=(5.6, 5.6))
@@ -52,8 +54,10 @@ def ruler(L: int, j: int, t: int) -> Figure:
     """At which step a pair (j, t), 0 <= j < t < L, is computed: each n as high as the power of two that divides it.
 
     The pair may run at any n from j+1, when input j is known, to t, when output t is due: lazy takes the last, eager
-    the first, relaxed the highest mark. Raises ValueError for another pair, or L over 64.
+    the first, relaxed the highest mark. Raises TypeError for what is no integer, ValueError for another pair, or L
+    over 64.
     """
+    check_integers(L=L, j=j, t=t)
     if not 0 <= j < t < L <= 64:
         raise ValueError(f"j, t and L must satisfy 0 <= j < t < L <= 64, got j = {j}, t = {t}, L = {L}")
     figure = Figure(figsize=(9, 2.6))
@@ -84,8 +88,10 @@ def coverage(tiles: Sequence[Tile], L: int) -> Figure:
 
     A cell is gray where that holds. Otherwise it is marked: 0 for a pair that is missed, 2 and more for one that is
     repeated, < for an input that is not known yet at that step, > for an output that was given out before. Tiles may
-    reach outside the triangle; such cells are marked too. Raises ValueError for L outside 0 .. 64.
+    reach outside the triangle; such cells are marked too. Raises TypeError for an L that is no integer, ValueError for
+    L outside 0 .. 64.
     """
+    check_integers(L=L)
     if not 0 <= L <= 64:
         raise ValueError(f"L must lie in 0 .. 64 to be drawn, got {L}")
     found: dict[tuple[int, int], list[int]] = {(j, t): [] for t in range(L) for j in range(t)}
@@ -114,8 +120,10 @@ def circular_trick(U: int = 4) -> Figure:
     """Why a circular convolution of length 2U is enough for a tile of U inputs and U outputs.
 
     The linear convolution of U inputs with lags 0 .. 2U-1 has 3U-1 values. On a circle of 2U the last U-1 fall on the
-    first, which belong to the inputs themselves and are thrown away. Raises ValueError for U outside 1 .. 16.
+    first, which belong to the inputs themselves and are thrown away. Raises TypeError for a U that is no integer,
+    ValueError for U outside 1 .. 16.
     """
+    check_integers(U=U)
     if not 1 <= U <= 16:
         raise ValueError(f"U must lie in 1 .. 16 to be drawn, got {U}")
     figure = Figure(figsize=(9, 3.2))
@@ -154,9 +162,10 @@ def single_buffer(L: int = 16, base: int = 1) -> Figure:
     """What each slot of the half-length buffer holds while the steps run, from top to bottom.
 
     Slot s serves position s, and from the middle on position h + s. Before its position arrives a slot holds a partial
-    sum (light), afterwards an input (dark). Frames show what the tile of the step reads and adds to. Raises ValueError
-    for L outside 1 .. 64, and as schedule does.
+    sum (light), afterwards an input (dark). Frames show what the tile of the step reads and adds to. Raises TypeError
+    for an L that is no integer, ValueError for L outside 1 .. 64, and as schedule does.
     """
+    check_integers(L=L)
     if not 1 <= L <= 64:
         raise ValueError(f"L must lie in 1 .. 64 to be drawn, got {L}")
     by_step = {tile.step: tile for tile in schedule(L, base=base)}

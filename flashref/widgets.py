@@ -10,7 +10,7 @@ import torch
 
 from flashref.cost_figures import BASES, RADIXES, cost_choices
 from flashref.explorer import tile_explorer
-from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.figure_style import COLOURS, PARTS, as_png, check_integers
 from flashref.hyena import Hyena
 from flashref.model_figures import energy_lags, one_filter
 from flashref.stepper import numbers, page
@@ -56,7 +56,8 @@ def polynomial_stepper(
     start = (L + 1) // 2
     kind = ipywidgets.Dropdown(options=kinds, value="relaxed", description="order")
     known = ipywidgets.IntSlider(start, 0, L, description="inputs known", style={"description_width": "initial"})
-    play = ipywidgets.Play(value=start, min=0, max=L, interval=1500)
+    signs = "▶ play or pause, ■ back to nothing known, ⇄ play over and over"
+    play = ipywidgets.Play(value=start, min=0, max=L, interval=1500, tooltip=signs)
     ipywidgets.jslink((play, "value"), (known, "value"))
     shown = ipywidgets.HTML(page(x, rho, "relaxed", start))
 
@@ -84,12 +85,12 @@ def cost_explorer(L: int = 4096) -> WithStill:
     tiling. The numbers are radix_cost's; bars show theirs under the pointer. Raises TypeError for L that is no integer,
     ValueError for one that is no power of two or out of range.
     """
-    if not isinstance(L, int) or isinstance(L, bool):
-        raise TypeError(f"L must be an integer, got {type(L).__name__}")
+    check_integers(L=L)
     if not 2**4 <= L <= 2**20 or L & (L - 1):
         raise ValueError(f"L must be a power of two in 2^4 .. 2^20, got {L}")
     wide = {"style": {"description_width": "initial"}, "layout": {"flex": "1 1 240px", "max_width": "300px"}}
-    power = ipywidgets.IntSlider(L.bit_length() - 1, 4, 20, description="log2 L", **wide)
+    # Of the same kind as the other two: a slider of integers has another height.
+    power = ipywidgets.SelectionSlider(options=range(4, 21), value=L.bit_length() - 1, description="log2 L", **wide)
     base = ipywidgets.SelectionSlider(options=BASES, value=1, description="base b", **wide)
     radix = ipywidgets.SelectionSlider(options=RADIXES, value=2, description="radix r", **wide)
     shown = ipywidgets.HTML(_cost_page(L, 1, 2))
@@ -109,13 +110,15 @@ def _cost_page(L: int, base: int, radix: int) -> str:
     bases, radixes = [radix_cost(L, radix, b) for b in BASES], [radix_cost(L, r, base) for r in RADIXES]
     top = max(cost.total for cost in (*bases, *radixes))
     cost, lazy = radix_cost(L, radix, base), L * (L - 1) // 2
+    ratio = lazy / cost.total
+    times = "just as many" if ratio == 1 else f"{ratio:,.1f} times as many" if ratio > 1 else f"{ratio:.0%} of that"
     legend = "".join(
         f'<span style="margin-right:1.2em"><span style="background:{fill};padding:0 .6em">&nbsp;</span> {part}</span>'
         for part, fill in _COST_FILLS.items()
     )
     panels = "".join(
         f'<div style="flex:{len(labels)} 1 {2 * len(labels)}em">'
-        '<div style="display:flex;align-items:flex-end;gap:4px;height:220px">'
+        '<div style="display:flex;align-items:flex-end;gap:4px">'
         f'{_bars(L, labels, costs, chosen, top)}</div><div style="text-align:center">{title}</div></div>'
         for labels, costs, chosen, title in (
             (BASES, bases, base, f"base b, with radix {radix}"),
@@ -125,10 +128,10 @@ def _cost_page(L: int, base: int, radix: int) -> str:
     return (
         '<div style="color:var(--jp-ui-font-color1, inherit);line-height:1.5;max-width:60em">'
         f"<div><b>Multiply-adds per position and channel</b>, L = {L:,}</div><div>{legend}</div>"
-        f'<div style="display:flex;flex-wrap:wrap;gap:0 2.5em;font-size:85%">{panels}</div>'
+        f'<div style="display:flex;flex-wrap:wrap;align-items:flex-end;gap:1em 2.5em;font-size:85%">{panels}</div>'
         f"<div>Base {base}, radix {radix}: {cost.direct:,} multiply-adds directly, {cost.products:,} in products of "
-        f"spectra, {cost.transforms:,} in transforms, <b>{cost.total:,} in all</b>: lazy does {lazy:,}, "
-        f"{lazy / cost.total:.1f} times as many. The longest step does {cost.longest:,}.</div></div>"
+        f"spectra, {cost.transforms:,} in transforms, <b>{cost.total:,} in all</b>: lazy does {lazy:,}, {times}. "
+        f"The longest step does {cost.longest:,}.</div></div>"
     )
 
 
@@ -161,8 +164,7 @@ def filter_viewer(model: Hyena, mixer: int = 0, channel: int = 0) -> WithStill:
     networks = [layer.mixer.filter_fn for layer in model.backbone.layers]
     D, M = model.config.d_model, len(networks) * (model.config.order - 1)
     for name, value, count in (("mixer", mixer, M), ("channel", channel, D)):
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+        check_integers(**{name: value})
         if not 0 <= value < count:
             raise ValueError(f"{name} must lie in 0 .. {count - 1}, got {value}")
 

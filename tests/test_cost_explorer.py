@@ -54,6 +54,16 @@ def test_without_a_kernel_there_is_a_picture_and_a_sentence_of_the_first_state()
 
 
 @pytest.mark.parametrize(
+    "L, base, says",
+    [(16, 1, "120, 24% of that"), (16, 64, "120, just as many"), (4096, 1, "8,386,560, 9.4 times as many")],
+)
+def test_lazy_is_compared_in_words_that_hold_on_either_side_of_the_tiling(L, base, says):
+    _, choose, _, shown = controls(cost_explorer(L))
+    choose.value = base
+    assert f"lazy does {says}" in shown.value
+
+
+@pytest.mark.parametrize(
     "L, error, words",
     [
         (8, ValueError, "L must be a power of two in"),

@@ -131,6 +131,33 @@ def test_the_ruler_refuses_a_pair_that_has_no_step(pair):
         figures.ruler(16, *pair)
 
 
+@pytest.mark.parametrize(
+    ("draw", "named"),
+    [
+        (lambda: figures.ruler(2.5, 0, 1), "L must be an integer, got float"),
+        (lambda: figures.ruler(16, 0.0, 1), "j must be an integer, got float"),
+        (lambda: figures.ruler(16, 0, "1"), "t must be an integer, got str"),
+        (lambda: figures.circular_trick(2.5), "U must be an integer, got float"),
+        (lambda: figures.circular_trick(True), "U must be an integer, got bool"),
+        (lambda: figures.single_buffer(2.5), "L must be an integer, got float"),
+        (lambda: figures.single_buffer(8, 2.5), "base must be an integer, got float"),
+        (lambda: figures.coverage([], 2.5), "L must be an integer, got float"),
+        (lambda: figures.tiling([], 2.5), "L must be an integer, got float"),
+        (lambda: figures.tiling([], 4, 2.5), "step must be an integer, got float"),
+        (lambda: figures.three_tilings(2.5), "L must be an integer, got float"),
+        (lambda: figures.roots_of_unity([1, 2], 2.5), "S must be an integer, got float"),
+        (lambda: figures.product_grid([1], [1], 0.0), "t must be an integer, got float"),
+        (lambda: figures.recursion_unrolled(2.5), "L must be an integer, got float"),
+        (lambda: figures.recursion_unrolled(8.0), "L must be an integer, got float"),
+        (lambda: figures.tiles_per_size(2.5), "L must be an integer, got float"),
+        (lambda: figures.tiles_per_size(None), "L must be an integer, got NoneType"),
+    ],
+)
+def test_what_must_be_an_integer_is_refused_by_its_name_and_the_type_that_came(draw, named):
+    with pytest.raises(TypeError, match=f"^{named}$"):
+        draw()
+
+
 @pytest.mark.parametrize("U", [1, 2, 4, 16])
 def test_the_circular_trick_keeps_the_last_half_of_the_circle(U):
     (axes,) = figures.circular_trick(U).axes
