@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test demo bench lint notebooks clean
+.PHONY: help lab test demo bench results lint notebooks clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -28,6 +28,9 @@ demo: .venv/installed ## the trained Hyena writes the same text with every engin
 
 bench: .venv/installed ## measure the engines on this machine
 	$(RUN) flashref bench $(ARGS)
+
+results: .venv/installed ## write the README's table of measurements again from the recorded file
+	$(RUN) flashref bench --show results/amd-epyc-2-cores.json --readme README.md
 
 lint: .venv/installed ## ruff, over the code and the notebooks
 	$(RUN) ruff check .

@@ -6,8 +6,11 @@ import os
 import sys
 from pathlib import Path
 
+import torch
+
 from flashref import training
-from flashref.bench import EnginesDisagree, as_json, as_table, measure
+from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
+from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
 from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
 from flashref.engines import ENGINES
@@ -59,13 +62,19 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
     bench.add_argument("--json", type=Path, help="write the records to this file")
-    bench.add_argument("--lengths", type=int, nargs="+", default=[2048, 8192], help="L, how many positions")
-    bench.add_argument("--engines", nargs="+", choices=list(ENGINES), help="which engines (all that run on the device)")
-    bench.add_argument("--mixers", type=int, default=4, help="M, one per layer of the model")
-    bench.add_argument("--channels", type=int, default=256, help="D")
-    bench.add_argument("--batch", type=int, default=1, help="B")
-    bench.add_argument("--repeats", type=int, default=3, help="runs of each measurement; the median is reported")
+    bench.add_argument(
+        "--preset", choices=["quick", "standard", "paper"], default="standard", help="how much to measure"
+    )
+    bench.add_argument("--lengths", type=int, nargs="+", help="L, how many positions, instead of the preset's settings")
+    bench.add_argument("--mixers", type=int, default=4, help="with --lengths: M, one per layer of the model")
+    bench.add_argument("--channels", type=int, default=256, help="with --lengths: D")
+    bench.add_argument("--batch", type=int, default=1, help="with --lengths: B")
+    bench.add_argument("--repeats", type=int, default=3, help="with --lengths: runs of each; the median is reported")
+    bench.add_argument("--engines", nargs="+", choices=list(ENGINES), help="which engines (those made for the device)")
     bench.add_argument("--device", default="cpu", help="cpu or cuda")
+    bench.add_argument("--plots", type=Path, help="a folder for four pictures of the records")
+    bench.add_argument("--show", type=Path, metavar="JSON", help="measure nothing: table and plots of a results file")
+    bench.add_argument("--readme", type=Path, help="with --show: put the summary into this README")
     bench.set_defaults(run=_bench)
 
     explorer = commands.add_parser("explorer", help="write the tile explorer as a web page of its own")
@@ -113,17 +122,33 @@ def _generate(arguments: argparse.Namespace) -> None:
 def _bench(arguments: argparse.Namespace) -> None:
     for name in ("lengths", "mixers", "channels", "batch", "repeats"):
         value = getattr(arguments, name)
-        if min(value if isinstance(value, list) else [value]) < 1:
+        if value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise ValueError(f"--{name} must be >= 1, got {value}")
-    sizes = (arguments.mixers, arguments.channels, arguments.batch, arguments.repeats, arguments.device)
     if arguments.json and not arguments.json.parent.is_dir():
         raise ValueError(f"--json: there is no folder {arguments.json.parent}")  # before minutes of measuring
-    on_device = [engine for engine in ENGINES if engine != "tiled_cpu" or arguments.device == "cpu"]
-    engines = arguments.engines or on_device
-    records = measure(arguments.lengths, engines, *sizes)
+    if arguments.plots and not arguments.plots.is_dir():
+        raise ValueError(f"--plots: there is no folder {arguments.plots}")
+    if arguments.readme and not arguments.show:
+        raise ValueError("--readme goes with --show and a results file")
+    device = torch.device(arguments.device).type
+    if arguments.show:
+        machine, records = from_json(arguments.show)
+    else:
+        settings = PRESETS[device][arguments.preset]
+        if arguments.lengths:
+            sizes = {"M": arguments.mixers, "D": arguments.channels, "B": arguments.batch}
+            settings = [Setting(L, **sizes, repeats=arguments.repeats) for L in arguments.lengths]
+        made_for = ["lazy", "eager", "tiled_cpu", "bounded"] if device == "cpu" else ["lazy", "eager", "tiled_gpu"]
+        records = measure(settings, arguments.engines or made_for, arguments.device)
+        found = as_json(records, arguments.device)
+        machine = found["environment"]
+        if arguments.json:
+            arguments.json.write_text(json.dumps(found) + "\n")
     print(as_table(records))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(as_json(records, arguments.device), indent=1) + "\n")
+    if arguments.plots:
+        write_plots(arguments.plots, machine, records)
+    if arguments.readme:
+        write_readme(arguments.readme, arguments.show)
 
 
 def _explorer(arguments: argparse.Namespace) -> None:

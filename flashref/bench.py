@@ -1,45 +1,111 @@
-"""What is measured and how: mixers alone, whole models, the model without its mixers, and one offline convolution.
+"""What is measured and how: mixers alone, whole models, the bounds of both, prompts, and one offline convolution.
 
-All engines run in one process on the same inputs, interleaved, and what they answer is compared with the offline truth
-(mixers) or with each other (models) while they are timed; a run whose engines disagree raises. Where lazy or eager
-would take too long, windows of positions are timed, each behind a prompt made by FFT, and the record says so.
+All engines run in one process on the same inputs and in turns of 64 positions, so that a slow minute of the
+machine slows all alike. What they answer is compared while they are timed, with the offline truth (mixers) or with each
+other (models); a run whose engines disagree raises. Where lazy or eager would take too long, windows of positions are
+timed, each behind a prompt made by FFT, and the record says so; where both are possible, both are recorded.
 """
 
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
-from tabulate import tabulate
+from jaxtyping import Float
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from flashref.bench_runs import (
+    BlockRun,
+    MixerRun,
+    ModelRun,
+    NoMixer,
+    Run,
+    counted_per_position,
+    synchronise,
+    time_call,
+    time_offline,
+    time_tiles,
+)
 from flashref.config import HyenaConfig
-from flashref.convolution import causal_conv, fast_length
+from flashref.convolution import causal_conv
 from flashref.engines import make_mixer
 from flashref.generation import Decoder
 from flashref.hyena import Hyena
-from flashref.mixer import Mixer
+from flashref.tiled_cpu import TiledCPU
 
+TURN = 64  # positions that one engine runs before it is the next one's turn
 WINDOWS, WINDOW = 16, 24  # sampled runs: this many windows, spread evenly, of this many positions
+BINS = 64  # of the curve that a record keeps
 TOLERANCE = 1e-3  # float32, relative to the largest output
+NAIVE, BOUND = ("lazy", "eager"), "none"
 
 
 class EnginesDisagree(Exception):
     """An engine answered something else than the truth while it was timed: its times are worth nothing."""
 
 
+@dataclass(frozen=True)
+class Setting:
+    """M layers of an order-N Hyena, (N-1)*M mixers, with D channels, B sequences and L positions, and how to run it.
+
+    repeats: of each measurement, the median counts. naive_in_full: up to this L lazy and eager run every position, and
+    are sampled too from 1024 on, to check the sampling. models: whole models too, not mixers only.
+    """
+
+    L: int
+    M: int = 4
+    D: int = 256
+    B: int = 1
+    order: int = 2
+    repeats: int = 3
+    naive_in_full: int = 8192
+    models: bool = True
+
+    @property
+    def mixers(self) -> int:
+        return self.M * (self.order - 1)
+
+
+GROWTH = tuple(Setting(2**k, D=64, repeats=3, naive_in_full=0, models=False) for k in range(10, 19))
+PRESETS = {
+    "cpu": {
+        "quick": (Setting(1024, repeats=1), Setting(4096, repeats=1, naive_in_full=2048)),
+        "standard": (Setting(2048), Setting(8192), Setting(32768, repeats=1)),
+        "paper": (
+            Setting(8192),
+            Setting(32768, repeats=1),
+            Setting(131072, repeats=1),
+            Setting(8192, B=8, repeats=1, naive_in_full=2048),
+            Setting(8192, B=32, repeats=1, naive_in_full=2048),
+            Setting(8192, order=3, repeats=1, naive_in_full=2048),
+            Setting(16384, M=12, D=768, repeats=1, naive_in_full=2048, models=False),  # a token takes some 20 ms there
+            *GROWTH,
+        ),
+    },
+    "cuda": {
+        "quick": (Setting(4096, repeats=1, naive_in_full=2048),),
+        "standard": (Setting(8192), Setting(32768, repeats=1)),
+        "paper": (
+            *(Setting(131072, M=18, D=768, B=B, repeats=1, naive_in_full=2048) for B in (1, 4, 8)),
+            *GROWTH,
+        ),
+    },
+}
+
+
 @dataclass
 class Record:
-    """One measurement. seconds: for all L positions, the median of ``runs``. M mixers, D channels, B sequences."""
+    """One measurement. seconds: for all L positions, the median of ``runs``. M mixers, D channels, B sequences.
+
+    kind: "mixer", "end_to_end", "blocks_only" (the model without its mixers), "tiles" (all gray tiles, no steps),
+    "offline" (one FFT convolution of the same data), "prefill" (a prompt of L/2 into filters of L), "forward" (the
+    model on that prompt). step: of the time per position in microseconds the median, the 99th percentile and the
+    longest, of the last run. curve: per part of the positions where it ends, the mean and the longest, in microseconds.
+    per_position: real multiply-adds, FFT points and bytes moved per channel, counted from the schedule, not measured.
+    """
 
     kind: str
     engine: str
@@ -49,166 +115,191 @@ class Record:
     D: int
     B: int
     L: int
+    order: int
     seconds: float
     extrapolated: bool
     runs: list[float] = field(default_factory=list)
+    step: dict[str, float] = field(default_factory=dict)
+    curve: list[tuple[int, float, float]] = field(default_factory=list)
+    per_position: dict[str, float] = field(default_factory=dict)
 
 
-class NoMixer(Mixer):
-    """Mixers removed: z = x. It bounds what any engine can reach."""
+def measure(
+    settings: Sequence[Setting], engines: Sequence[str], device: str = "cpu", progress: bool = True
+) -> list[Record]:
+    """Every kind of measurement, in float32, for every setting and engine. Raises EnginesDisagree.
 
-    name = "none"
-
-    def _begin(self) -> None: ...
-
-    def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
-        return x
-
-    def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        return x_t
-
-    def _advance(self) -> None: ...
-
-
-class MixerRun:
-    """M mixers alone, fed from a ring of random rows."""
-
-    def __init__(self, engine: str, filters: Float[Tensor, "M D L"], rows: Float[Tensor, "R M B D"]) -> None:
-        self.mixer, self.rows = make_mixer(engine, filters, rows.shape[2]), [list(row) for row in rows]
-        self.prompt = rows.permute(1, 2, 3, 0)
-
-    def start(self, P: int) -> None:
-        self.mixer.reset()
-        for m, ring in enumerate(self.prompt):
-            self.mixer.prefill(m, ring.repeat(1, 1, -(-P // ring.shape[-1]))[..., :P])
-
-    def step(self, t: int) -> Tensor:
-        for m, x_t in enumerate(self.rows[t % len(self.rows)]):
-            z_t = self.mixer.step(m, x_t)
-        self.mixer.advance()
-        return z_t
+    A mixer is made once and reset between its repeats, so that the first run alone pays for the spectra.
+    """
+    records = []
+    with tqdm(total=len(settings), unit="setting", disable=None if progress else True) as bar, torch.random.fork_rng():
+        for setting in settings:
+            bar.set_postfix_str(f"L={setting.L} M={setting.M} D={setting.D} B={setting.B}")
+            torch.manual_seed(setting.L)
+            records += _measure_mixers(setting, engines, device, bar)
+            if setting.models:
+                records += _measure_models(setting, engines, device, bar)
+            bar.update()
+    return records
 
 
-class ModelRun:
-    """A whole model, fed with given tokens; the likeliest next token is computed too, as when it generates."""
+def _measure_mixers(setting: Setting, engines: Sequence[str], device: str, bar: tqdm) -> list[Record]:
+    M, D, B, L = setting.mixers, setting.D, setting.B, setting.L
+    filters = torch.randn(M, D, L, device=device) * torch.linspace(0, -6, L, device=device).exp() / L**0.5
+    rows = torch.randn(64, M, B, D, device=device)
+    runs = {engine: MixerRun(make_mixer(engine, filters, B), rows) for engine in engines}
+    records = _in_turns("mixer", setting, runs, device, bar, _last_mixer(filters, rows))
+    for engine, run in runs.items():
+        if isinstance(run.mixer, TiledCPU):
+            records.append(_timed("tiles", engine, setting, device, lambda run=run: time_tiles(run.mixer)))
+    records.append(_timed("offline", "fft", setting, device, lambda: time_offline(filters, B)))
+    return records
 
-    def __init__(self, model: Hyena, mixer: Mixer, tokens: Int[Tensor, "B L"]) -> None:
-        self.model, self.mixer, self.tokens = model, mixer, tokens
-        self.columns = list(tokens.unbind(1))
 
-    def start(self, P: int) -> None:
-        self.mixer.reset()
-        self.decoder = Decoder(self.model, self.mixer)
-        if P:
-            self.decoder.prefill(self.tokens[:, :P])
+def _measure_models(setting: Setting, engines: Sequence[str], device: str, bar: tqdm) -> list[Record]:
+    M, D, B, L = setting.M, setting.D, setting.B, setting.L
+    config = HyenaConfig(d_model=D, n_layer=M, d_inner=4 * D, vocab_size=256, l_max=L, order=setting.order)
+    model = Hyena(config).eval().to(device)
+    tokens = torch.randint(256, (B, L), device=device)
+    with torch.no_grad():
+        filters = model.filters(L)
+    in_blocks = "tiled_gpu" in engines
+    runs: dict[str, Run] = {}
+    if in_blocks:  # it writes its own tokens; the others read them and must choose the same
+        runs["tiled_gpu"] = BlockRun(model, make_mixer("tiled_gpu", filters, B), tokens)
+        tokens = runs["tiled_gpu"].write()
+    for engine in engines:
+        if engine != "tiled_gpu":
+            runs[engine] = ModelRun(model, make_mixer(engine, filters, B), tokens, choose=in_blocks)
+    if in_blocks:
+        runs[BOUND] = BlockRun(model, make_mixer("tiled_gpu", filters, B), tokens, mixers=False)
+    else:
+        runs[BOUND] = ModelRun(model, NoMixer(filters, B), tokens)
+    records = _in_turns("end_to_end", setting, runs, device, bar, {})
+    for record in records:
+        if record.engine == BOUND:
+            record.kind = "blocks_only"
+    prompt = tokens[:, : max(1, L // 2)]
+    for engine in engines:
+        if engine not in NAIVE:
+            mixer = make_mixer(engine, filters, B)
+            seconds = lambda mixer=mixer: time_call(lambda: (mixer.reset(), Decoder(model, mixer).prefill(prompt)))  # noqa: E731
+            records.append(_timed("prefill", engine, setting, device, seconds))
+    records.append(_timed("forward", "fft", setting, device, lambda: time_call(lambda: model(prompt))))
+    return records
 
-    def step(self, t: int) -> Tensor:
-        logits = self.decoder.step(self.columns[t])
-        logits.argmax(-1)
-        return logits
+
+def _timed(kind: str, engine: str, setting: Setting, device: str, run: Callable[[], float]) -> Record:
+    """A measurement that is one call: run once to warm up, then at least three times."""
+    with torch.inference_mode():
+        run()
+        return _record(kind, engine, setting, device, [run() for _ in range(max(3, setting.repeats))])
+
+
+def _record(kind: str, engine: str, setting: Setting, device: str, runs: list[float], **more: Any) -> Record:
+    where = (str(torch.device(device)), "float32", setting.mixers, setting.D, setting.B, setting.L, setting.order)
+    more.setdefault("extrapolated", False)
+    return Record(kind, engine, *where, seconds=statistics.median(runs), runs=runs, **more)
+
+
+# Runs in turns. --------------------------------------------------------------------------------------------------
 
 
 @torch.inference_mode()
-def time_run(run: MixerRun | ModelRun, L: int, sampled: bool) -> tuple[float, dict[int, Tensor]]:
-    """Seconds for L positions and what came out at the last position of each window; sampled: only windows are run."""
-    ends = [(2 * w + 1) * L // (2 * WINDOWS) for w in range(WINDOWS)]
-    outputs = {}
-    if not sampled:
-        run.start(0)
-        _synchronise()
-        begin = time.perf_counter()
-        for t in range(L):
-            z_t = run.step(t)
-            if t + 1 in ends:
-                outputs[t] = z_t.clone()
-        _synchronise()
-        return time.perf_counter() - begin, outputs
-    seconds = 0.0
+def _in_turns(
+    kind: str, setting: Setting, runs: dict[str, Run], device: str, bar: tqdm, truth: dict[int, Tensor]
+) -> list[Record]:
+    """Every engine at every position, or, lazy and eager beyond what they run in full, in windows."""
+    L = setting.L
+    ends = sorted({(2 * w + 1) * L // (2 * WINDOWS) for w in range(WINDOWS)} | {L})
+    full = [engine for engine in runs if engine not in NAIVE or setting.naive_in_full >= L]
+    # What ran in full is sampled too, where a window is short against L: so the sampling can be judged.
+    sampled = [engine for engine in runs if engine in NAIVE and (engine not in full or L >= 1024)]
+    records = []
+    totals: dict[tuple[str, bool], list[float]] = {}
+    for repeat in range(setting.repeats):
+        times, outputs = _one_round(runs, L, full, ends, bar)
+        for engine in full:
+            totals.setdefault((engine, False), []).append(times[engine].sum().item())
+        truth = truth or next((outputs[engine] for engine in full if engine != BOUND), {})
+        for engine in full:
+            if engine != BOUND:
+                _check_agreement(kind, engine, L, outputs[engine], truth)
+        if repeat:  # sampling is repeated inside one run already
+            continue
+        for engine in sampled:
+            seconds, found = _sample(runs[engine], L, ends[:-1])
+            totals[engine, True] = [seconds]
+            truth = truth or found
+            _check_agreement(kind, engine, L, found, truth)
+    for (engine, extrapolated), seconds in totals.items():
+        more: dict[str, Any] = {"per_position": counted_per_position(engine, L)}
+        if not extrapolated:
+            more |= {"step": _steps(times[engine]), "curve": _curve(times[engine])}
+        records.append(_record(kind, engine, setting, device, seconds, extrapolated=extrapolated, **more))
+    return records
+
+
+def _one_round(
+    runs: dict[str, Run], L: int, engines: list[str], ends: list[int], bar: tqdm
+) -> tuple[dict[str, Float[Tensor, " L"]], dict[str, dict[int, Tensor]]]:
+    """All L positions by these engines in turns: seconds for each position, and what came out at the ends."""
+    times = {engine: torch.zeros(L, dtype=torch.float64) for engine in engines}
+    outputs: dict[str, dict[int, Tensor]] = {engine: {} for engine in engines}
+    for engine in engines:
+        runs[engine].start(0)
+    for first in range(0, L, TURN):
+        for engine in engines:
+            run, stop = runs[engine], min(first + TURN, L)
+            synchronise()
+            spent = []
+            for t in range(first, stop):
+                begin = time.perf_counter()
+                z_t = run.step(t)
+                spent.append(time.perf_counter() - begin)
+                if t + 1 in ends:
+                    outputs[engine][t] = z_t.clone()
+            begin = time.perf_counter()
+            synchronise()  # on a GPU the steps only launched: what is left is spread over them
+            rest = (time.perf_counter() - begin) / (stop - first)
+            times[engine][first:stop] = torch.tensor(spent, dtype=torch.float64) + rest
+        bar.set_description(f"{first} of {L}")
+    return times, outputs
+
+
+def _sample(run: Run, L: int, ends: list[int]) -> tuple[float, dict[int, Tensor]]:
+    """Seconds for L positions from windows before each of the ends, each behind a prompt made by FFT."""
+    per_position, outputs = [], {}
     for end in ends:
         first = max(0, end - WINDOW)
         run.start(first)
         run.step(first)  # the first step behind a prompt finds nothing in the cache
-        _synchronise()
+        synchronise()
         begin = time.perf_counter()
         for t in range(first + 1, end):
             z_t = run.step(t)
-        _synchronise()
-        seconds += (time.perf_counter() - begin) / (end - first - 1)
+        synchronise()
+        per_position.append((time.perf_counter() - begin) / (end - first - 1))
         outputs[end - 1] = z_t.clone()
-    return seconds / WINDOWS * L, outputs
+    return statistics.mean(per_position) * L, outputs
 
 
-@torch.inference_mode()
-def time_offline(filters: Float[Tensor, "M D L"], batch_size: int, chunk_points: int | None = 2**19) -> float:
-    """Seconds for one causal convolution of the same data known in full: spectra cached, chunked as the tiles are."""
-    M, D, L = filters.shape
-    n = fast_length(2 * L)
-    rho, x = filters.reshape(M * D, L), torch.randn(batch_size, M * D, L, device=filters.device, dtype=filters.dtype)
-    size = M * D if filters.is_cuda or chunk_points is None else max(1, chunk_points // (batch_size * n))
-    chunks = [slice(c, c + size) for c in range(0, M * D, size)]
-    spectra = [torch.fft.rfft(rho[c], n) for c in chunks]
-    z = torch.empty_like(x)
-    _synchronise()
-    begin = time.perf_counter()
-    for c, s in zip(chunks, spectra, strict=True):
-        z[:, c] = torch.fft.irfft(torch.fft.rfft(x[:, c], n).mul_(s), n)[..., :L]
-    _synchronise()
-    return time.perf_counter() - begin
+def _steps(times: Float[Tensor, " L"]) -> dict[str, float]:
+    at = torch.quantile(times[1:] if len(times) > 1 else times, torch.tensor([0.5, 0.99], dtype=times.dtype))
+    return {
+        "median": round(1e6 * at[0].item(), 1),
+        "p99": round(1e6 * at[1].item(), 1),
+        "longest": round(1e6 * times[1:].max().item(), 1) if len(times) > 1 else round(1e6 * times.max().item(), 1),
+    }
 
 
-def measure(
-    lengths: Sequence[int],
-    engines: Sequence[str],
-    M: int = 4,
-    D: int = 256,
-    B: int = 1,
-    repeats: int = 3,
-    device: str = "cpu",
-    full_up_to: int = 8192,
-    progress: bool = True,
-) -> list[Record]:
-    """Every kind of measurement in float32 for every length and engine, ``repeats`` times, the engines interleaved.
-
-    Lazy and eager are run in full up to L = full_up_to and sampled beyond. A mixer is made once and reset between its
-    repeats, so that the first run alone pays for the spectra. Raises EnginesDisagree.
-    """
-    bar = tqdm(total=len(lengths) * repeats * (2 * len(engines) + 2), unit="run", disable=None if progress else True)
-    records = []
-    with bar, torch.random.fork_rng():
-        for L in lengths:
-            torch.manual_seed(L)
-            model = Hyena(HyenaConfig(d_model=D, n_layer=M, d_inner=4 * D, vocab_size=256, l_max=L)).eval().to(device)
-            filters = torch.randn(M, D, L, device=device) * torch.linspace(0, -6, L, device=device).exp() / L**0.5
-            rows = torch.randn(64, M, B, D, device=device)
-            tokens = torch.randint(256, (B, L), device=device)
-            truth = _last_mixer(filters, rows)
-            with torch.no_grad():
-                own = model.filters(L)
-            tasks: dict[tuple[str, str], Callable] = {}
-            for engine in engines:
-                sampled = engine in ("lazy", "eager") and full_up_to < L
-                mixer_run = MixerRun(engine, filters, rows)
-                model_run = ModelRun(model, make_mixer(engine, own, B), tokens)
-                tasks["mixer", engine] = lambda run=mixer_run, L=L, s=sampled: (*time_run(run, L, s), s)
-                tasks["end_to_end", engine] = lambda run=model_run, L=L, s=sampled: (*time_run(run, L, s), s)
-            bound = ModelRun(model, NoMixer(own, B), tokens)
-            tasks["blocks_only", "none"] = lambda run=bound, L=L: (*time_run(run, L, False), False)
-            tasks["offline", "fft"] = lambda f=filters: (time_offline(f, B), {}, False)
-            found: dict[tuple[str, str], list] = {task: [] for task in tasks}
-            for _ in range(repeats):
-                for task, run in tasks.items():
-                    bar.set_postfix_str(f"L={L} {task[0]} {task[1]}")
-                    found[task].append(run())
-                    bar.update()
-            logits = found["end_to_end", engines[0]][0][1]
-            for (kind, engine), runs in found.items():
-                expected = {"mixer": truth, "end_to_end": logits}.get(kind, {})
-                for _, outputs, _ in runs:
-                    _check_agreement(kind, engine, L, outputs, expected)
-                seconds = [run[0] for run in runs]
-                where = (str(torch.device(device)), "float32", M, D, B, L)
-                records.append(Record(kind, engine, *where, statistics.median(seconds), runs[0][2], seconds))
-    return records
+def _curve(times: Float[Tensor, " L"]) -> list[tuple[int, float, float]]:
+    parts = times.split(max(1, -(-len(times) // BINS)))
+    ends = torch.tensor([len(part) for part in parts]).cumsum(0).tolist()
+    return [
+        (end, round(1e6 * part.mean().item(), 2), round(1e6 * part.max().item(), 1))
+        for end, part in zip(ends, parts, strict=True)
+    ]
 
 
 def _last_mixer(filters: Float[Tensor, "M D L"], rows: Float[Tensor, "R M B D"]) -> dict[int, Tensor]:
@@ -216,7 +307,8 @@ def _last_mixer(filters: Float[Tensor, "M D L"], rows: Float[Tensor, "R M B D"])
     L = filters.shape[-1]
     x = rows[:, -1].permute(1, 2, 0).double()
     z = causal_conv(x.repeat(1, 1, -(-L // x.shape[-1]))[..., :L], filters[-1].double())
-    return {t: z[..., t] for t in range(L)}
+    ends = {(2 * w + 1) * L // (2 * WINDOWS) for w in range(WINDOWS)} | {L}
+    return {end - 1: z[..., end - 1].clone() for end in ends if end}
 
 
 def _check_agreement(kind: str, engine: str, L: int, outputs: dict[int, Tensor], expected: dict[int, Tensor]) -> None:
@@ -227,73 +319,3 @@ def _check_agreement(kind: str, engine: str, L: int, outputs: dict[int, Tensor],
             raise EnginesDisagree(
                 f"{kind} of {engine} at L = {L} is wrong at position {t} by {error:.3g} of {scale:.3g}"
             )
-
-
-def environment(device: str = "cpu") -> dict:
-    """What a reader needs to judge the figures: machine, cores, versions, commit, date, load."""
-    return {
-        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": version("numpy"),
-            "flashref": version("flashref"),
-        },
-        "commit": _commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d"),
-    }
-
-
-def as_json(records: Sequence[Record], device: str = "cpu") -> dict:
-    """The content of a results file."""
-    return {"environment": environment(device), "records": [asdict(record) for record in records]}
-
-
-def as_table(records: Sequence[Record]) -> str:
-    """The records as a Markdown table; the last column is the better of lazy and eager over this engine."""
-    naive: dict[tuple[str, int], float] = {}
-    for r in records:
-        if r.engine in ("lazy", "eager"):
-            naive[r.kind, r.L] = min(r.seconds, naive.get((r.kind, r.L), r.seconds))
-    rows = [
-        (
-            r.L,
-            r.kind,
-            r.engine,
-            f"{r.seconds:.3f}" + (" (sampled)" if r.extrapolated else ""),
-            f"{1e6 * r.seconds / r.L:.1f}",
-            f"{min(r.runs):.3f} .. {max(r.runs):.3f}",
-            f"{naive[r.kind, r.L] / r.seconds:.1f}" if (r.kind, r.L) in naive else "",
-        )
-        for r in sorted(records, key=lambda r: (r.L, ("mixer", "end_to_end", "blocks_only", "offline").index(r.kind)))
-    ]
-    header = ("L", "kind", "engine", "seconds", "us per position", "spread", "best naive / this")
-    align = ("right", "left", "left", "right", "right", "right", "right")
-    return tabulate(rows, header, tablefmt="github", colalign=align, disable_numparse=True)
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _commit() -> str | None:
-    """The commit that is measured, marked if files differ from it; None outside a git checkout."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
-    try:
-        found = subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True)
-    except OSError:
-        return None
-    return found.stdout.strip() or None
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()

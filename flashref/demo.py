@@ -12,10 +12,11 @@ from tabulate import tabulate
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flashref.bench import NoMixer, environment
+from flashref.bench_runs import NoMixer
 from flashref.checkpoints import PRETRAINED, load
 from flashref.engines import ENGINES, make_mixer
 from flashref.generation import decode, stream
+from flashref.machine import environment
 from flashref.text import decode as to_text
 from flashref.text import encode
 

@@ -20,7 +20,7 @@ def test_a_tile_of_the_bounded_schedule_has_as_many_steps_to_be_done_in_as_it_ha
 
 
 def fft_points_of_steps(mixer: TiledCPU, L: int) -> list[int]:
-    """The FFT points of every position's step and advance; forward only, there are as many back. The filters' are not counted."""
+    """The FFT points of every position's step and advance: of the inputs forward, and as many go back."""
     points, real = [0] * L, torch.fft.rfft
 
     def counting(x, n, **how):

@@ -10,6 +10,8 @@ import torch
 import flashref
 from flashref import bench, demo
 from flashref.__main__ import main
+from flashref.bench_report import END, START
+from flashref.bench_runs import counted_per_position
 from flashref.text import decode, encode
 
 PROMPT = b"def f(x):\n"
@@ -111,25 +113,71 @@ SMALL = ["bench", "--mixers", "2", "--channels", "8", "--repeats", "2", "--lengt
 
 
 def test_bench_writes_every_kind_for_every_engine_and_length_with_the_environment(tmp_path, capfd):
-    assert main([*SMALL, "--json", str(tmp_path / "r.json")]) == 0
+    assert main([*SMALL, "--json", str(tmp_path / "r.json"), "--plots", str(tmp_path)]) == 0
     found = json.loads((tmp_path / "r.json").read_text())
     assert found["environment"].keys() >= {"device", "cores", "versions", "commit", "date"}
-    kinds = {(r["kind"], r["engine"], r["L"]) for r in found["records"]}
-    both = {(kind, engine, L) for kind in ("mixer", "end_to_end") for engine in flashref.ENGINES for L in (20, 100)}
-    assert kinds == both | {
-        (kind, engine, L) for kind, engine in (("blocks_only", "none"), ("offline", "fft")) for L in (20, 100)
-    }
+    kinds = [(r["kind"], r["engine"], r["L"]) for r in found["records"]]
+    tiled = ("tiled_cpu", "bounded")
+    expected = {
+        "mixer": ("lazy", "eager", *tiled), "end_to_end": ("lazy", "eager", *tiled), "blocks_only": ("none",),
+        "tiles": tiled, "offline": ("fft",), "prefill": tiled, "forward": ("fft",),
+    }  # fmt: skip
+    assert sorted(kinds) == sorted(
+        (kind, e, L) for kind, engines in expected.items() for e in engines for L in (20, 100)
+    )
     for record in found["records"]:
         assert (record["M"], record["D"], record["B"], record["dtype"], record["device"]) == (2, 8, 1, "float32", "cpu")
-        assert record["seconds"] > 0 and len(record["runs"]) == 2 and record["extrapolated"] is False
+        assert record["seconds"] > 0 and len(record["runs"]) >= 2 and record["extrapolated"] is False
+        if record["kind"] in ("mixer", "end_to_end", "blocks_only"):
+            assert 0 < record["step"]["median"] <= record["step"]["p99"] <= record["step"]["longest"]
+            assert record["curve"][-1][0] == record["L"]
     table = capfd.readouterr().out
     assert table.count("\n") == 2 + len(found["records"])
+    assert sorted(file.name for file in tmp_path.glob("*.png")) == [
+        "breakdown.png", "cumulative_time.png", "speed_up.png", "time_per_token.png"
+    ]  # fmt: skip
+    assert main(["bench", "--show", str(tmp_path / "r.json")]) == 0
+    assert capfd.readouterr().out == table
+
+
+def measured(*settings, engines=("lazy", "eager", "tiled_cpu")):
+    return bench.measure(settings, engines, progress=False)
 
 
 def test_beyond_the_length_that_is_run_in_full_only_lazy_and_eager_are_sampled_and_marked():
-    records = bench.measure([1500], ["lazy", "eager", "tiled_cpu"], 1, 4, repeats=1, full_up_to=1000, progress=False)
-    sampled = {record.engine for record in records if record.extrapolated}
-    assert sampled == {"lazy", "eager"}
+    records = measured(bench.Setting(1500, M=1, D=4, repeats=1, naive_in_full=1000))
+    assert {(r.engine, r.extrapolated) for r in records if r.kind in ("mixer", "end_to_end")} == {
+        ("lazy", True), ("eager", True), ("tiled_cpu", False)
+    }  # fmt: skip
+    assert not any(r.extrapolated for r in records if r.kind not in ("mixer", "end_to_end"))
+
+
+def test_where_both_are_possible_lazy_and_eager_are_run_in_full_and_sampled():
+    records = measured(bench.Setting(1500, M=1, D=4, repeats=1, naive_in_full=2000, models=False))
+    found = [(r.engine, r.extrapolated) for r in records if r.kind == "mixer"]
+    assert sorted(found) == sorted([(e, s) for e in ("lazy", "eager") for s in (False, True)] + [("tiled_cpu", False)])
+
+
+def test_order_3_has_two_mixers_a_layer():
+    records = measured(bench.Setting(70, M=2, D=4, order=3, repeats=1))
+    assert {record.M for record in records} == {4}
+
+
+def test_blocks_of_tokens_agree_with_the_other_engines_token_by_token():
+    """As on a GPU, without its graph: tiled_gpu writes its own tokens, the others read them and choose the same."""
+    records = measured(bench.Setting(150, M=2, D=8, repeats=1), engines=("lazy", "eager", "tiled_gpu"))
+    assert {r.engine for r in records if r.kind == "end_to_end"} == {"lazy", "eager", "tiled_gpu"}
+
+
+def test_what_is_counted_per_position_is_what_the_engines_transform():
+    of_tiled, of_bounded = counted_per_position("tiled_cpu", 4096), counted_per_position("bounded", 4096)
+    assert of_tiled["fft_points"] == 2 * 6  # six sizes of tile from 64 to 2048, at 4U points for 2U positions each
+    # The tile to the next block, 4U points for U positions, then one of each size from 64 to 1024: 4U points for U
+    # positions too, but none for the first two blocks of a size.
+    sizes = [64 * 2**q for q in range(5)]
+    expected = (4 * 64 * 63 + sum(4 * U * (4096 // U - 2) for U in sizes)) / 4096
+    assert of_bounded["fft_points"] == pytest.approx(expected, abs=0.01)
+    assert counted_per_position("eager", 64)["multiply_adds"] == 31.5
 
 
 def test_bench_writes_nothing_when_an_engine_is_wrong(tmp_path, wrong_engine, capfd):
@@ -141,14 +189,31 @@ def test_bench_writes_nothing_when_an_engine_is_wrong(tmp_path, wrong_engine, ca
 def test_a_sampled_run_of_a_wrong_engine_is_refused_too(monkeypatch):
     monkeypatch.setitem(flashref.ENGINES, "lazy", Wrong)
     with pytest.raises(bench.EnginesDisagree):
-        bench.measure([1500], ["lazy"], 1, 4, repeats=1, full_up_to=1000, progress=False)
+        measured(bench.Setting(1500, M=1, D=4, repeats=1, naive_in_full=1000), engines=("lazy",))
 
 
 def test_wrong_input_to_bench_is_refused_before_anything_is_measured(tmp_path, capfd):
     assert main([*SMALL, "--json", str(tmp_path / "missing" / "r.json")]) == 2
+    assert main([*SMALL, "--plots", str(tmp_path / "missing")]) == 2
     assert main(["bench", "--lengths", "0"]) == 2
+    assert main(["bench", "--readme", "README.md"]) == 2
+    (tmp_path / "other.json").write_text("{}")
+    assert main(["bench", "--show", str(tmp_path / "other.json")]) == 2
     out, err = capfd.readouterr()
-    assert out == "" and "missing" in err and "--lengths" in err
+    assert out == "" and "missing" in err and "--lengths" in err and "other.json" in err
+
+
+def test_the_summary_goes_between_its_marks_in_a_readme_and_nothing_else_changes(tmp_path, capfd):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    assert main([*SMALL, "--json", str(tmp_path / "r.json")]) == 0
+    assert main(["bench", "--show", str(tmp_path / "r.json"), "--readme", str(readme)]) == 0
+    text = readme.read_text()
+    assert text.startswith(f"before\n{START}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert "| 2, 8, 1, 2 " in text and "best naive" in text
+    readme.write_text("no marks")
+    assert main(["bench", "--show", str(tmp_path / "r.json"), "--readme", str(readme)]) == 2
+    assert readme.read_text() == "no marks"
 
 
 def test_all_bytes_and_all_bases_survive_encoding_and_decoding():

@@ -1,0 +1,190 @@
+"""What the benchmark runs: a mixer or a model one position at a time, and calls that are timed as a whole."""
+
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from flashref.convolution import fast_length
+from flashref.generation import Decoder
+from flashref.graphs import BlockDecoder
+from flashref.hyena import Hyena
+from flashref.mixer import Mixer
+from flashref.tiled_cpu import TiledCPU
+from flashref.tiled_gpu import TiledGPU
+from flashref.tiling import cost, schedule
+
+
+class Run(Protocol):
+    """Something that goes through L positions, from any of them on."""
+
+    def start(self, P: int) -> None:
+        """Begin anew, with the first P positions given at once."""
+
+    def step(self, t: int) -> Tensor:
+        """Position t; what came out is compared between engines."""
+
+
+class NoMixer(Mixer):
+    """Mixers removed: z = x. It bounds what any engine can reach."""
+
+    name = "none"
+
+    def _begin(self) -> None: ...
+
+    def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
+        return x
+
+    def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        return x_t
+
+    def _advance(self) -> None: ...
+
+
+class MixerRun:
+    """M mixers alone, fed from a ring of random rows."""
+
+    def __init__(self, mixer: Mixer, rows: Float[Tensor, "R M B D"]) -> None:
+        self.mixer, self.rows = mixer, [list(row) for row in rows]
+        self.prompt = rows.permute(1, 2, 3, 0)
+
+    def start(self, P: int) -> None:
+        self.mixer.reset()
+        for m, ring in enumerate(self.prompt):
+            self.mixer.prefill(m, ring.repeat(1, 1, -(-P // ring.shape[-1]))[..., :P])
+
+    def step(self, t: int) -> Tensor:
+        for m, x_t in enumerate(self.rows[t % len(self.rows)]):
+            z_t = self.mixer.step(m, x_t)
+        self.mixer.advance()
+        return z_t
+
+
+class ModelRun:
+    """A whole model, fed with given tokens; the likeliest next token is computed too, as when it generates.
+
+    What comes out are the logits; with choose, the token.
+    """
+
+    def __init__(self, model: Hyena, mixer: Mixer, tokens: Int[Tensor, "B L"], choose: bool = False) -> None:
+        self.model, self.mixer, self.tokens, self.choose = model, mixer, tokens, choose
+        self.columns = list(tokens.unbind(1))
+
+    def start(self, P: int) -> None:
+        self.mixer.reset()
+        self.decoder = Decoder(self.model, self.mixer)
+        if P:
+            self.decoder.prefill(self.tokens[:, :P])
+
+    def step(self, t: int) -> Tensor:
+        logits = self.decoder.step(self.columns[t])
+        chosen = logits.argmax(-1)
+        return chosen if self.choose else logits
+
+
+class BlockRun:
+    """A whole model that writes its own tokens, a block at a time, as "tiled_gpu" does on a GPU with a CUDA graph.
+
+    mixers: False leaves them out, but for the red cell of a block's first position: that is the bound of this engine.
+    """
+
+    def __init__(self, model: Hyena, mixer: TiledGPU, tokens: Int[Tensor, "B L"], mixers: bool = True) -> None:
+        self.mixer, self.tokens, self.mixers = mixer, tokens, mixers
+        self.decoder = BlockDecoder(model, mixer)
+        if not mixers:
+            for layer in self.decoder._layers:
+                layer._hyena_step = lambda *args, real=layer._hyena_step: real(*args[:-1], 0)
+            mixer._advance = lambda: None
+
+    def start(self, P: int) -> None:
+        """P = 0 takes the first token as a prompt: position 0 is then already done, and its step takes no time."""
+        self.mixer.reset()
+        self.decoder.prefill(self.tokens[:, : max(1, P)])
+        self.chosen = self.decoder.tokens()
+
+    def step(self, t: int) -> Tensor:
+        return next(self.chosen)
+
+    def write(self) -> Int[Tensor, "B L"]:
+        """The tokens that it reads when it goes on from its first token by itself."""
+        with torch.inference_mode():
+            self.start(0)
+            written = [self.tokens[:, 0], *(self.step(t) for t in range(self.tokens.shape[1] - 1))]
+        return torch.stack(written, dim=1)
+
+
+def time_call(call: Callable[[], object]) -> float:
+    """Seconds for one call."""
+    synchronise()
+    begin = time.perf_counter()
+    call()
+    synchronise()
+    return time.perf_counter() - begin
+
+
+def time_tiles(mixer: TiledCPU) -> float:
+    """Seconds for all gray tiles of a generation, without its steps."""
+    M, D, L = mixer.filters.shape
+    mixer.reset()
+    for m in range(M):
+        mixer.prefill(m, mixer.filters.new_zeros(mixer.batch_size, D, 0))
+
+    def tiles() -> None:
+        for n in range(mixer.base, L, mixer.base):
+            mixer._position = n
+            mixer._advance()
+            for k in range(1, min(mixer.base, L - n) if mixer.name == "bounded" else 0):
+                mixer._work(n + k)  # its tiles run in pieces, on the way to the next block
+
+    return time_call(tiles)
+
+
+def time_offline(filters: Float[Tensor, "M D L"], batch_size: int, chunk_points: int | None = 2**19) -> float:
+    """Seconds for one causal convolution of the same data known in full: spectra cached, chunked as the tiles are."""
+    M, D, L = filters.shape
+    n = fast_length(2 * L)
+    rho, x = filters.reshape(M * D, L), torch.randn(batch_size, M * D, L, device=filters.device, dtype=filters.dtype)
+    size = M * D if filters.is_cuda or chunk_points is None else max(1, chunk_points // (batch_size * n))
+    chunks = [slice(c, c + size) for c in range(0, M * D, size)]
+    spectra = [torch.fft.rfft(rho[c], n) for c in chunks]
+    z = torch.zeros_like(x)
+
+    def convolve() -> None:
+        for c, s in zip(chunks, spectra, strict=True):
+            z[:, c] = torch.fft.irfft(torch.fft.rfft(x[:, c], n).mul_(s), n)[..., :L]
+
+    return time_call(convolve)
+
+
+def counted_per_position(engine: str, L: int, base: int = 64) -> dict[str, float]:
+    """Multiply-adds, FFT points and bytes moved in float32, per position and channel, red cells left out.
+
+    Counted from the schedule that the engine runs; nothing for an engine without one.
+    """
+    kind = {"tiled_cpu": "relaxed", "tiled_gpu": "relaxed"}.get(engine, engine)
+    if kind not in ("lazy", "eager", "relaxed", "bounded"):
+        return {}
+    tiles = schedule(L, kind, base if kind in ("relaxed", "bounded") else 1)
+    fft_from = 2 if kind == "bounded" else TiledCPU.direct_up_to + 1
+    counted = cost(tiles, fft_from)
+    points = counted.fft_points
+    if kind == "bounded":  # two tiles with the same outputs share the FFT back; the second's inputs were transformed
+        shared = [
+            tile for before, tile in pairwise(tiles) if before.outputs == tile.outputs and before.step == tile.step
+        ]
+        points -= cost(shared, fft_from).fft_points
+    return {
+        "multiply_adds": round(counted.multiply_adds / L, 2),
+        "fft_points": round(points / L, 2),
+        "bytes": round(4 * counted.numbers_moved / L, 1),
+    }
+
+
+def synchronise() -> None:
+    """Wait for the GPU, if there is one."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
