@@ -38,7 +38,7 @@ lint: .venv/installed ## ruff, over the code and the notebooks
 
 notebooks: .venv/installed ## run every notebook again, in place, as on a machine without a GPU; draw the README's picture
 	.venv/bin/python -c 'from flashref import figures; figures.three_tilings().savefig("docs/three_tilings.png", dpi=150)'
-	CUDA_VISIBLE_DEVICES= $(RUN) nbconvert --to notebook --execute --inplace --coalesce-streams \
+	CUDA_VISIBLE_DEVICES= FLASHREF_CALIBRATION= $(RUN) nbconvert --to notebook --execute --inplace --coalesce-streams \
 	  --ExecutePreprocessor.kernel_name=python3 --ExecutePreprocessor.record_timing=False \
 	  --ExecutePreprocessor.store_widget_state=False --ClearMetadataPreprocessor.enabled=True \
 	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \

@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo | generate | bench | explorer | train."""
+"""The command line: python -m flashref demo | generate | bench | calibrate | explorer | train."""
 
 import argparse
 import json
@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import torch
+from tabulate import tabulate
 
-from flashref import training
+from flashref import calibration, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
 from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
 from flashref.checkpoints import PRETRAINED, load
@@ -61,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.set_defaults(run=_generate)
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
-    bench.add_argument("--json", type=Path, help="write the records to this file")
+    bench.add_argument("--json", type=Path, help="write the records to this file (while it measures, to FILE.part)")
     bench.add_argument(
         "--preset", choices=["quick", "standard", "paper"], default="standard", help="how much to measure"
     )
@@ -76,6 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--show", type=Path, metavar="JSON", help="measure nothing: table and plots of a results file")
     bench.add_argument("--readme", type=Path, help="with --show: put the summary into this README")
     bench.set_defaults(run=_bench)
+
+    calibrate = commands.add_parser("calibrate", help="measure what is fastest here, and let the tiled engine use it")
+    calibrate.add_argument("--forget", action="store_true", help="measure nothing, go back to what comes with flashref")
+    calibrate.set_defaults(run=_calibrate)
 
     explorer = commands.add_parser("explorer", help="write the tile explorer as a web page of its own")
     explorer.add_argument("--html", type=Path, required=True, metavar="FILE", help="the page; it needs no network")
@@ -139,16 +144,42 @@ def _bench(arguments: argparse.Namespace) -> None:
             sizes = {"M": arguments.mixers, "D": arguments.channels, "B": arguments.batch}
             settings = [Setting(L, **sizes, repeats=arguments.repeats) for L in arguments.lengths]
         made_for = ["lazy", "eager", "tiled_cpu", "bounded"] if device == "cpu" else ["lazy", "eager", "tiled_gpu"]
-        records = measure(settings, arguments.engines or made_for, arguments.device)
-        found = as_json(records, arguments.device)
+        records = []
+        part = arguments.json and arguments.json.with_name(arguments.json.name + ".part")
+        try:
+            for measured in measure(settings, arguments.engines or made_for, arguments.device):
+                records += measured
+                found = as_json(records, arguments.device)
+                if part:  # after every setting: what is measured is not lost if the rest is stopped
+                    part.write_text(json.dumps(found) + "\n")
+        except EnginesDisagree:
+            if part:
+                part.unlink(missing_ok=True)
+            raise
+        if part:
+            part.replace(arguments.json)
         machine = found["environment"]
-        if arguments.json:
-            arguments.json.write_text(json.dumps(found) + "\n")
     print(as_table(records))
     if arguments.plots:
         write_plots(arguments.plots, machine, records)
     if arguments.readme:
         write_readme(arguments.readme, arguments.show)
+
+
+def _calibrate(arguments: argparse.Namespace) -> None:
+    if arguments.forget:
+        file = calibration.choices_file()
+        if file is not None:
+            file.unlink(missing_ok=True)
+        print(f"now: {calibration.choices()}")
+        return
+    found, measured = calibration.calibrate()
+    rows = [
+        (name, value, f"{1000 * s:.0f}", "chosen" if getattr(found, name) == value else "")
+        for name, value, s in measured
+    ]
+    print(tabulate(rows, ("choice", "value", "milliseconds", ""), tablefmt="github"))
+    print(f"{calibration.machine()}: kept in {calibration.remember(found)}")
 
 
 def _explorer(arguments: argparse.Namespace) -> None:

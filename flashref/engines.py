@@ -1,9 +1,12 @@
 """Engines by name, and the smallest way to use one."""
 
+from dataclasses import asdict
+
 from jaxtyping import Float
 from torch import Tensor
 
 from flashref.bounded import Bounded
+from flashref.calibration import choices
 from flashref.mixer import Mixer, check_filters
 from flashref.naive import Eager, Lazy
 from flashref.tiled_cpu import TiledCPU
@@ -24,17 +27,20 @@ def make_mixer(engine: str, filters: Float[Tensor, "M D L"], batch_size: int = 1
 
     engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for twice the work), or "auto"
     (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). base: the block size of a tiled engine, 64 unless
-    told. Raises ValueError or TypeError for what does not fit.
+    told or measured (calibration.py). Raises ValueError or TypeError for what does not fit.
     """
     check_engine(engine)
     if engine == "auto":
         on_gpu = isinstance(filters, Tensor) and filters.is_cuda
         engine = "tiled_gpu" if on_gpu else "tiled_cpu"
-    if base is None:
-        return ENGINES[engine](filters, batch_size)
-    if not issubclass(ENGINES[engine], TiledCPU):
-        raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
-    return ENGINES[engine](filters, batch_size, base)
+    made = ENGINES[engine]
+    if not issubclass(made, TiledCPU):
+        if base is not None:
+            raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
+        return made(filters, batch_size)
+    on_cpu = engine != "tiled_gpu" and isinstance(filters, Tensor) and not filters.is_cuda
+    chosen = asdict(choices()) if on_cpu else {}
+    return made(filters, batch_size, **(chosen | ({} if base is None else {"base": base})))
 
 
 class OnlineConvolution:

@@ -13,7 +13,7 @@ import torch
 def environment(device: str = "cpu") -> dict:
     """What a reader needs to judge the figures: machine, cores, versions, commit, date, load."""
     return {
-        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else _processor(),
+        "device": torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -28,7 +28,8 @@ def environment(device: str = "cpu") -> dict:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The processor's name, as the system gives it."""
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

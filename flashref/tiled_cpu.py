@@ -10,34 +10,51 @@ from torch import Tensor
 
 from flashref.mixer import Mixer
 from flashref.tau import Tau
-from flashref.tiling import gray_sizes, gray_tile, middle
+from flashref.tiling import check_count, gray_sizes, gray_tile, middle
 
 
 class TiledCPU(Mixer):
     """Flash Inference on a CPU (Oncescu et al. 2025, parallel across layers), with what a step touches static.
 
-    base: b, the block size, any integer >= 1. Memory beside filters and spectra (8 bytes per filter tap in float32):
-    one buffer of half the remaining length, whose slot t is the partial sum of z_t until step t and x_t from then on,
-    and two static blocks: about M*B*D*(L/2 + 3b) numbers without a prompt, M*B*D*(L - P + 3b) with one of P.
+    base: b, the block size, any integer >= 1. direct_up_to, chunk_points: as in Tau, the class's own unless told;
+    make_mixer gives those that were measured on this machine, if any were (calibration.py).
+
+    Memory beside filters and spectra (8 bytes per filter tap in float32): one buffer of half the remaining length,
+    whose slot t is the partial sum of z_t until step t and x_t from then on, and two static blocks: about
+    M*B*D*(L/2 + 3b) numbers without a prompt, M*B*D*(L - P + 3b) with one of P.
     """
 
     name = "tiled_cpu"
     direct_up_to = 16  # tiles up to this size are products with a Toeplitz matrix, larger ones FFTs
     chunk_points = 2**19  # FFT points per call: a chunk's data stays in the L2 cache
 
-    def __init__(self, filters: Float[Tensor, "M D L"], batch_size: int = 1, base: int = 64) -> None:
-        if not isinstance(base, int) or isinstance(base, bool):
-            raise TypeError(f"base must be an integer, got {type(base).__name__}")
-        if base < 1:
-            raise ValueError(f"base must be >= 1, got {base}")
+    def __init__(
+        self,
+        filters: Float[Tensor, "M D L"],
+        batch_size: int = 1,
+        base: int = 64,
+        direct_up_to: int | None = None,
+        chunk_points: int | None = None,
+    ) -> None:
+        check_count("base", base, 1)
+        check_count("direct_up_to", self.direct_up_to if direct_up_to is None else direct_up_to, 0)
+        check_count("chunk_points", self.chunk_points if chunk_points is None else chunk_points, 1)
         super().__init__(filters, batch_size)
         self._check_device()
         self.base = base
+        self.direct_up_to = self._fastest_direct() if direct_up_to is None else direct_up_to
+        self.chunk_points = chunk_points or self.chunk_points
         M, D, L = self.filters.shape
         with torch.inference_mode(False):
-            self._tau = Tau(self.filters.view(M * D, L), self.direct_up_to, self.chunk_points)
+            self._tau = self._make_tau(self.filters.view(M * D, L))
             self._head = self.filters.new_zeros(base, M, 1, D)  # the taps of one block, time first
             self._head[: min(base, L), :, 0] = self.filters[..., :base].permute(2, 0, 1)
+
+    def _fastest_direct(self) -> int:
+        return self.direct_up_to
+
+    def _make_tau(self, rho: Float[Tensor, "C L"]) -> Tau:
+        return Tau(rho, self.direct_up_to, self.chunk_points)
 
     def _check_device(self) -> None:
         if self.filters.device.type != "cpu":

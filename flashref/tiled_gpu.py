@@ -22,33 +22,25 @@ MOST_ROWS = 2**16  # from here on both ways of a tile take as long per row, so n
 class TiledGPU(TiledCPU):
     """Flash Inference on a CUDA device; on the CPU it runs too, so that its logic is tested everywhere.
 
-    base: b, the block size, any integer >= 1. direct_up_to: tiles with at most that many inputs (or outputs) are summed
-    directly, larger ones by FFT. None measures it on a CUDA device, once in a process for about as many channels. The
-    two ways round differently: name a number where two processes must agree to the last bit.
+    direct_up_to: tiles with at most that many inputs (or outputs) are summed directly, larger ones by FFT. None
+    measures it on a CUDA device, once in a process for about as many channels. The two ways round differently: name a
+    number where two processes must agree to the last bit. The rest is as in TiledCPU.
     """
 
     name = "tiled_gpu"
     direct_up_to = 8  # where there is no kernel: PyTorch's product with a Toeplitz matrix has to build that matrix
     chunk_points = 2**28  # no limit for speed, but 1 GiB is enough for one of the temporaries of an FFT
 
-    def __init__(
-        self, filters: Float[Tensor, "M D L"], batch_size: int = 1, base: int = 64, direct_up_to: int | None = None
-    ) -> None:
-        if direct_up_to is not None and (not isinstance(direct_up_to, int) or isinstance(direct_up_to, bool)):
-            raise TypeError(f"direct_up_to must be an integer or None, got {type(direct_up_to).__name__}")
-        if direct_up_to is not None and direct_up_to < 0:
-            raise ValueError(f"direct_up_to must be >= 0, got {direct_up_to}")
-        super().__init__(filters, batch_size, base)
-        M, D, L = self.filters.shape
-        kernels = has_kernels(self.filters.device)
-        if direct_up_to is None and kernels and self.filters.is_cuda:
-            rows = 1 << (batch_size * M * D - 1).bit_length()  # a power of two: few sizes are measured
-            direct_up_to = measured_direct_up_to(self.filters.device, self.filters.dtype, min(rows, MOST_ROWS))
-        if direct_up_to is not None:
-            self.direct_up_to = direct_up_to
-        with torch.inference_mode(False):
-            tau = KernelTau if kernels else Tau
-            self._tau = tau(self.filters.view(M * D, L), self.direct_up_to, self.chunk_points)
+    def _fastest_direct(self) -> int:
+        (M, D, _), device = self.filters.shape, self.filters.device
+        if device.type != "cuda" or not has_kernels(device):
+            return self.direct_up_to
+        rows = 1 << (self.batch_size * M * D - 1).bit_length()  # a power of two: few sizes are measured
+        return measured_direct_up_to(device, self.filters.dtype, min(rows, MOST_ROWS))
+
+    def _make_tau(self, rho: Float[Tensor, "C L"]) -> Tau:
+        tau = KernelTau if has_kernels(self.filters.device) else Tau
+        return tau(rho, self.direct_up_to, self.chunk_points)
 
     def _check_device(self) -> None:
         pass  # any device

@@ -73,8 +73,8 @@ def schedule(L: int, kind: str = "relaxed", base: int = 1) -> list[Tile]:
 
     Costs O(L) tiles. Raises ValueError for L < 0, base < 1, an unknown kind, or a base with a kind that has none.
     """
-    _check_count("L", L, 0)
-    _check_count("base", base, 1)
+    check_count("L", L, 0)
+    check_count("base", base, 1)
     if kind not in ("lazy", "eager", "relaxed", "bounded"):
         raise ValueError(f'kind must be "lazy", "eager", "relaxed" or "bounded", got {kind!r}')
     if kind in ("lazy", "eager") and base != 1:
@@ -153,7 +153,7 @@ def cost(tiles: Iterable[Tile], fft_from: int = 2) -> Cost:
 
     fft_from is at least 2, since a tile of one pair has nothing to transform; Tau picks by the same rule.
     """
-    _check_count("fft_from", fft_from, 2)
+    check_count("fft_from", fft_from, 2)
     multiply_adds = fft_points = numbers_moved = calls = 0
     for tile in tiles:
         p, q = len(tile.inputs), len(tile.outputs)
@@ -180,7 +180,7 @@ def radix_cost(L: int, radix: int = 2, base: int = 1) -> RadixCost:
     Costs O(log L) time. Raises TypeError for what is no integer, ValueError for what is no power of two or for radix 1.
     """
     for name, value, least in (("L", L, 1), ("radix", radix, 2), ("base", base, 1)):
-        _check_count(name, value, least)
+        check_count(name, value, least)
         if value & (value - 1):
             raise ValueError(f"{name} must be a power of two, got {value}")
 
@@ -205,7 +205,8 @@ def radix_cost(L: int, radix: int = 2, base: int = 1) -> RadixCost:
     return RadixCost(direct, transforms, products, longest, fft_points)
 
 
-def _check_count(name: str, value: int, least: int) -> None:
+def check_count(name: str, value: int, least: int) -> None:
+    """Refuse what is no integer >= least."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
     if value < least:
