@@ -58,29 +58,32 @@ def summary(environment: dict[str, Any], records: Sequence[Record]) -> str:
     versions = environment["versions"]
     lines = [
         f"{environment['device']}, {environment['cores']} cores, {environment['threads']} threads, torch "
-        f"{versions['torch']}, float32, {environment['date']}, commit `{environment['commit']}`.",
+        f"{versions['torch']}, float32, {environment['date']}, commit {environment['commit']}.",
         "",
     ]
     rows = []
-    for sizes in sorted({_sizes(r) for r in records if r.kind == "end_to_end"}):
+    for sizes in sorted({_sizes(r) for r in records if r.kind == "mixer" and r.engine in NAIVE}):
         here = [r for r in records if _sizes(r) == sizes]
         row = ["{}, {}, {}, {}".format(*sizes[:4]), f"{sizes[4]:,}"]
         for kind in ("mixer", "end_to_end"):
-            tiled, naive = find(here, kind, tiled_of(here)), best_naive(here, find(here, kind, tiled_of(here)))
+            tiled = find(here, kind, tiled_of(here))
+            naive = best_naive(here, tiled)
             row.append(f"{naive.seconds / tiled.seconds:.1f}" + ("*" if naive.extrapolated else "") if naive else "")
         tiled, bound = find(here, "end_to_end", tiled_of(here)), find(here, "blocks_only", BOUND)
-        row += [f"{tiled.L / tiled.seconds:,.0f}", f"{100 * bound.seconds / tiled.seconds:.0f} %"]
+        whole = (
+            [f"{tiled.L / tiled.seconds:,.0f}", f"{100 * bound.seconds / tiled.seconds:.0f} %"] if tiled else ["", ""]
+        )
         tiles, offline = find(here, "tiles", tiled_of(here)), find(here, "offline", "fft")
-        row.append(f"{tiles.seconds / offline.seconds:.1f}")
-        rows.append(row)
+        rows.append([*row, *whole, f"{tiles.seconds / offline.seconds:.1f}"])
     header = (
         *("M, D, B, N", "L", "mixer: best naive / tiled", "end to end: best naive / tiled"),
         *("tiled: positions per second", "of the bound", "tiles / one offline FFT convolution"),
     )
     lines += [tabulate(rows, header, tablefmt="github", colalign=("left", *["right"] * 6), disable_numparse=True), ""]
     lines.append(
-        "M layers of order N with D channels and B sequences. Best naive is the faster of lazy and eager; with a star "
-        "it was timed in windows of positions, not in full. The bound is the same model with its mixers removed."
+        "M layers of order N with D channels and B sequences. Best naive is the faster of lazy and eager; with a star\n"
+        "it was timed in windows of positions, not in full. The bound is the same model with its mixers removed. What\n"
+        "is empty was not measured."
     )
     return "\n".join(lines)
 

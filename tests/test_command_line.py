@@ -3,6 +3,7 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import flashref
 from flashref import bench, demo
 from flashref.__main__ import main
-from flashref.bench_report import END, START
+from flashref.bench_report import END, START, from_json, summary
 from flashref.bench_runs import counted_per_position
 from flashref.text import decode, encode
 
@@ -233,3 +234,10 @@ def test_a_vocabulary_without_a_text_form_is_refused():
         encode(b"x", 50257)
     with pytest.raises(ValueError, match="50257"):
         decode(torch.tensor([1]), 50257)
+
+
+def test_the_table_in_the_readme_is_made_from_the_recorded_file():
+    here = Path(__file__).parent.parent
+    text = (here / "README.md").read_text(encoding="utf-8")
+    found = summary(*from_json(here / "results" / "amd-epyc-2-cores.json"))
+    assert text.partition(START)[2].partition(END)[0].strip() == found
