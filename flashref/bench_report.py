@@ -138,11 +138,13 @@ def growth(records: Sequence[Record], engine: str = "tiled_cpu") -> tuple[np.nda
 
     Of the settings that were measured for mixers alone. Raises ValueError if there are fewer than four.
     """
-    models = {_sizes(r) for r in records if r.kind == "end_to_end"}
+    alone = {_sizes(r)[:4] for r in records if r.kind == "mixer"} - {
+        _sizes(r)[:4] for r in records if r.kind == "end_to_end"
+    }
     found = sorted(
         (r.L, 1e6 * r.seconds / r.L)
         for r in records
-        if r.kind == "mixer" and r.engine == engine and _sizes(r) not in models
+        if r.kind == "mixer" and r.engine == engine and _sizes(r)[:4] in alone
     )
     if len(found) < 4:
         raise ValueError(f"a fit needs four lengths or more of {engine}'s mixers alone, got {len(found)}")

@@ -4,6 +4,8 @@ One function per figure; each returns it. They live in the files imported here, 
 colours and fonts of figure_style.py.
 """
 
+from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
+from flashref.bench_figures import time_per_token as recorded_time_per_token
 from flashref.cost_figures import (
     base_curve,
     cost_choices,
@@ -33,14 +35,17 @@ __all__ = [
     "PARTS",
     "as_png",
     "base_curve",
+    "breakdown",
     "circular_trick",
     "compression",
     "cost_choices",
     "cost_per_step",
     "counted_over_length",
     "coverage",
+    "cumulative_time",
     "filter_steps",
     "filters",
+    "growth_curve",
     "level_shares",
     "logit_gaps",
     "loss_curve",
@@ -48,10 +53,13 @@ __all__ = [
     "operator_diagram",
     "product_grid",
     "prompt_tiling",
+    "recorded_time_per_token",
     "recursion_unrolled",
     "roots_of_unity",
     "ruler",
     "single_buffer",
+    "speed_up",
+    "step_distribution",
     "three_tilings",
     "tile_times",
     "tiles_per_size",
