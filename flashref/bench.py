@@ -10,6 +10,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,12 +28,12 @@ from flashref.bench_runs import (
     synchronise,
     time_call,
     time_offline,
+    time_prefill,
     time_tiles,
 )
 from flashref.config import HyenaConfig
 from flashref.convolution import causal_conv
 from flashref.engines import make_mixer
-from flashref.generation import Decoder
 from flashref.hyena import Hyena
 from flashref.tiled_cpu import TiledCPU
 
@@ -154,7 +155,7 @@ def _measure_mixers(setting: Setting, engines: Sequence[str], device: str, bar: 
     tiles = []
     for engine, run in runs.items():
         if isinstance(run.mixer, TiledCPU):
-            tiles.append(_timed("tiles", engine, setting, device, lambda run=run: time_tiles(run.mixer)))
+            tiles.append(_timed("tiles", engine, setting, device, partial(time_tiles, run.mixer)))
     records = _in_turns("mixer", setting, runs, device, bar, _last_mixer(filters, rows)) + tiles
     records.append(_timed("offline", "fft", setting, device, lambda: time_offline(filters, B)))
     return records
@@ -188,8 +189,7 @@ def _measure_models(setting: Setting, engines: Sequence[str], device: str, bar: 
     prompt = tokens[:, : max(1, L // 2)]
     for engine in engines:
         if engine not in NAIVE:
-            mixer = make_mixer(engine, filters, B)
-            seconds = lambda mixer=mixer: time_call(lambda: (mixer.reset(), Decoder(model, mixer).prefill(prompt)))  # noqa: E731
+            seconds = partial(time_prefill, model, make_mixer(engine, filters, B), prompt)
             records.append(_timed("prefill", engine, setting, device, seconds))
     records.append(_timed("forward", "fft", setting, device, lambda: time_call(lambda: model(prompt))))
     return records
@@ -217,7 +217,7 @@ def _in_turns(
 ) -> list[Record]:
     """Every engine at every position, or, lazy and eager beyond what they run in full, in windows."""
     L = setting.L
-    ends = sorted({(2 * w + 1) * L // (2 * WINDOWS) for w in range(WINDOWS)} | {L})
+    ends = _ends(L)
     full = [engine for engine in runs if engine not in NAIVE or setting.naive_in_full >= L]
     # What ran in full is sampled too, where a window is short against L: so the sampling can be judged.
     sampled = [engine for engine in runs if engine in NAIVE and (engine not in full or L >= 1024)]
@@ -313,8 +313,12 @@ def _last_mixer(filters: Float[Tensor, "M D L"], rows: Float[Tensor, "R M B D"])
     L = filters.shape[-1]
     x = rows[:, -1].permute(1, 2, 0).double()
     z = causal_conv(x.repeat(1, 1, -(-L // x.shape[-1]))[..., :L], filters[-1].double())
-    ends = {(2 * w + 1) * L // (2 * WINDOWS) for w in range(WINDOWS)} | {L}
-    return {end - 1: z[..., end - 1].clone() for end in ends if end}
+    return {end - 1: z[..., end - 1].clone() for end in _ends(L)}
+
+
+def _ends(L: int) -> list[int]:
+    """Where the windows end, and the whole run; what comes out just before is compared."""
+    return sorted({(2 * w + 1) * L // (2 * WINDOWS) for w in range(WINDOWS)} - {0} | {L})
 
 
 def _check_agreement(kind: str, engine: str, L: int, outputs: dict[int, Tensor], expected: dict[int, Tensor]) -> None:

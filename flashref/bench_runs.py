@@ -126,6 +126,16 @@ def time_call(call: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def time_prefill(model: Hyena, mixer: Mixer, prompt: Int[Tensor, "B P"]) -> float:
+    """Seconds for a prompt through a model and an engine."""
+
+    def prefill() -> None:
+        mixer.reset()
+        Decoder(model, mixer).prefill(prompt)
+
+    return time_call(prefill)
+
+
 def time_tiles(mixer: TiledCPU) -> float:
     """Seconds for all gray tiles of a generation, without its steps."""
     M, D, L = mixer.filters.shape

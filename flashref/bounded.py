@@ -1,7 +1,8 @@
-"""The tiled engine for those who wait for every token: no step is long, for about twice the work in all."""
+"""The tiled engine for those who wait for every token: no step is long, for up to twice the FFT points in all."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Complex, Float
@@ -14,7 +15,7 @@ class Bounded(TiledCPU):
     """TiledCPU with the bounded schedule: a tile of U inputs is due U steps later, and is done in pieces on the way.
 
     A piece is a few channels of a tile, by FFT. Each step runs as many pieces as the deadlines demand, evenly: so the
-    longest step costs O(log^2 L) per channel and not O(L log L). In all that is twice the FFT points of TiledCPU.
+    longest step costs O(log^2 L) per channel and not O(L log L). In all that is up to twice the FFT points of TiledCPU.
     Memory beside filters and spectra (8 bytes per filter tap in float32): the slots of all positions and one spectrum
     for every size of tile, about 2*M*B*D*L numbers.
     """
@@ -25,10 +26,12 @@ class Bounded(TiledCPU):
     def _check_device(self) -> None:
         pass  # any device
 
+    @cached_property
+    def _levels(self) -> dict[int, "Level"]:
+        return {}  # by U; made when a generation first needs them, and kept as the filters are
+
     def _begin_tiles(self) -> int:
         b, rest = self.base, self._rest
-        if not hasattr(self, "_levels"):
-            self._levels: dict[int, Level] = {}
         U = b
         while 2 * U < rest:
             if U not in self._levels:

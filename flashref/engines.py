@@ -25,7 +25,7 @@ def check_engine(engine: str) -> None:
 def make_mixer(engine: str, filters: Float[Tensor, "M D L"], batch_size: int = 1, base: int | None = None) -> Mixer:
     """An engine for M mixers over D channels and B sequences; filters (M, D, L) on the device where it is to run.
 
-    engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for twice the work), or "auto"
+    engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for more work), or "auto"
     (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). base: the block size of a tiled engine, 64 unless
     told or measured (calibration.py). Raises ValueError or TypeError for what does not fit.
     """

@@ -12,8 +12,7 @@ import anywidget
 import traitlets
 
 from flashref import figures
-from flashref.figure_style import check_integers
-from flashref.tiling import Cost, cost, schedule
+from flashref.tiling import Cost, check_integers, cost, schedule
 
 HERE = Path(__file__).parent
 MOST_POSITIONS = 64  # more cells than that cannot be told apart on a screen

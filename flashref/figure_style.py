@@ -52,13 +52,6 @@ def styled_figure(draw: Callable[..., Figure]) -> Callable[..., Figure]:
     return drawn
 
 
-def check_integers(**values: object) -> None:
-    """Raise TypeError for the first value that is no integer, and name it; for figures that count positions."""
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-
-
 def as_png(figure: Figure, dpi: int = 100) -> bytes:
     """A figure as the bytes of a PNG file."""
     file = io.BytesIO()

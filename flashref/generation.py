@@ -17,6 +17,7 @@ from flashref.graphs import BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
 from flashref.tiled_gpu import TiledGPU
+from flashref.tiling import check_count, check_integers
 
 BLOCK = 64  # positions for which a step's views are made once
 
@@ -188,11 +189,11 @@ def stream(
         raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
     batch = prompt.unsqueeze(0) if isinstance(prompt, Tensor) and prompt.dim() == 1 else prompt
     check_tokens("prompt", batch, model, model.config.vocab_size)
-    for name, value in (("n", n), ("top_k", top_k), ("seed", seed)):
-        if (value is not None or name == "n") and (not isinstance(value, int) or isinstance(value, bool)):
-            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
-    if n < 0:
-        raise ValueError(f"n must be >= 0, got {n}")
+    check_count("n", n, 0)
+    if top_k is not None:
+        check_count("top_k", top_k, 1)
+    if seed is not None:
+        check_integers(seed=seed)
     # The last token is not fed back, so one more token than the filters hold is possible.
     if batch.shape[1] + n > model.config.l_max + 1:
         most = model.config.l_max + 1 - batch.shape[1]
@@ -203,8 +204,6 @@ def stream(
         raise TypeError(f"temperature must be a number, got {type(temperature).__name__}")
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be finite and >= 0, got {temperature}")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be >= 1, got {top_k}")
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit into 64 bits, got {seed}")
     check_engine(engine)

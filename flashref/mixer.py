@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flashref.convolution import fast_length
+from flashref.tiling import check_count
 
 
 class Mixer(ABC):
@@ -27,10 +28,7 @@ class Mixer(ABC):
 
     def __init__(self, filters: Float[Tensor, "M D L"], batch_size: int = 1) -> None:
         check_filters("filters", filters, "(M, D, L)")
-        if not isinstance(batch_size, int) or isinstance(batch_size, bool):
-            raise TypeError(f"batch_size must be an integer, got {type(batch_size).__name__}")
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {batch_size}")
+        check_count("batch_size", batch_size, 1)
         dtype = torch.promote_types(filters.dtype, torch.float32)
         with torch.inference_mode(False):  # tensors made inside inference mode could not be updated outside it
             self.filters = filters.detach().to(dtype, copy=True, memory_format=torch.contiguous_format)

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import PARTS, check_integers, styled_figure
-from flashref.tiling import schedule
+from flashref.figure_style import PARTS, styled_figure
+from flashref.tiling import check_integers, schedule
 from flashref.tiling_figures import draw_triangle
 
 

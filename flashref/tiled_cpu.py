@@ -1,7 +1,7 @@
 """The tiled engine: O(L log^2 L) per channel, by relaxed tiles above a base block.
 
-Inside a block of b positions each step pushes its column to the end of the block, in one fused call per mixer. At the
-end of a block one gray tile runs for all mixers, channels and sequences together.
+Inside a block of b positions each mixer's step does its red cell; then one fused call pushes the columns of all mixers
+to the end of the block. At the end of a block one gray tile runs for all mixers, channels and sequences together.
 """
 
 import torch

@@ -205,9 +205,15 @@ def radix_cost(L: int, radix: int = 2, base: int = 1) -> RadixCost:
     return RadixCost(direct, transforms, products, longest, fft_points)
 
 
-def check_count(name: str, value: int, least: int) -> None:
+def check_integers(**values: object) -> None:
+    """Refuse the first value that is no integer, by name."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool):
+            raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+
+
+def check_count(name: str, value: object, least: int) -> None:
     """Refuse what is no integer >= least."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be an integer, got {type(value).__name__}")
+    check_integers(**{name: value})
     if value < least:
         raise ValueError(f"{name} must be >= {least}, got {value}")

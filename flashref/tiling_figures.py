@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import PARTS, check_integers, styled_figure
-from flashref.tiling import Tile, middle, schedule
+from flashref.figure_style import PARTS, styled_figure
+from flashref.tiling import Tile, check_integers, middle, schedule
 
 
 @styled_figure

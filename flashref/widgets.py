@@ -10,11 +10,11 @@ import torch
 
 from flashref.cost_figures import BASES, RADIXES, cost_choices
 from flashref.explorer import tile_explorer
-from flashref.figure_style import COLOURS, PARTS, as_png, check_integers
+from flashref.figure_style import COLOURS, PARTS, as_png
 from flashref.hyena import Hyena
 from flashref.model_figures import energy_lags, one_filter
 from flashref.stepper import numbers, page
-from flashref.tiling import RadixCost, radix_cost
+from flashref.tiling import RadixCost, check_integers, radix_cost
 
 __all__ = ["WithStill", "as_png", "cost_explorer", "filter_viewer", "polynomial_stepper", "tile_explorer"]
 
