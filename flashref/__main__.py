@@ -64,7 +64,10 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
     bench.add_argument("--json", type=Path, help="write the records to this file (while it measures, to FILE.part)")
     bench.add_argument(
-        "--preset", choices=["quick", "standard", "paper"], default="standard", help="how much to measure"
+        "--preset",
+        choices=["quick", "standard", "paper"],
+        default="quick",
+        help="how much to measure: under two minutes, some ten, or most of an hour",
     )
     bench.add_argument("--lengths", type=int, nargs="+", help="L, how many positions, instead of the preset's settings")
     bench.add_argument("--mixers", type=int, default=4, help="with --lengths: M, one per layer of the model")
