@@ -42,6 +42,10 @@ class NoMixer(Mixer):
     def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         return x_t
 
+    def gated_step(self, m: int, v: Float[Tensor, "B D"], gate: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        self._next = m + 1  # all that is left of a step, so that the bound is as low as it can be
+        return v * gate
+
     def _advance(self) -> None: ...
 
 

@@ -51,7 +51,7 @@ class OperatorStep:
         streams = self._short_filter(u_t)
         v = streams[-1]
         for m, gate in self._order:
-            v = self._mixer.step(m, v * streams[gate])
+            v = self._mixer.gated_step(m, v, streams[gate])
         return F.linear(v * streams[0], *self._out)
 
     def _short_filter(self, u_t: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B D"], ...]:

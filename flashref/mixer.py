@@ -116,6 +116,14 @@ class Mixer(ABC):
         self._due = m if m < self._mixers else None
         return z_t if x_t.dtype is self._dtype else z_t.to(x_t.dtype)
 
+    def gated_step(self, m: int, v: Float[Tensor, "B D"], gate: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        """step(m, v * gate) for the model's own loop, which keeps shapes and dtypes right by itself.
+
+        The answer may be a view that the next position overwrites. An engine with a place for x_t has the product
+        written there at once: one pass over x_t instead of two.
+        """
+        return self.step(m, v * gate)
+
     def advance(self) -> None:
         """The position is complete in every mixer: go to the next, and run the gray tile that is due.
 

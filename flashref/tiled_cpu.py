@@ -97,6 +97,15 @@ class TiledCPU(Mixer):
         x, z, tap = self._row[m]
         return torch.addcmul(z, x.copy_(x_t), tap)  # the red cell
 
+    def gated_step(self, m: int, v: Float[Tensor, "B D"], gate: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
+        if m != self._due or v.dtype is not self._dtype:
+            return self.step(m, v * gate)
+        x, z, tap = self._row[m]
+        torch.mul(v, gate, out=x)
+        self._next = m = m + 1
+        self._due = m if m < self._mixers else None
+        return torch.addcmul(z, x, tap)
+
     def _advance(self) -> None:
         n = self.position - self.prompt_length
         i = n % self.base

@@ -67,6 +67,23 @@ def test_every_engine_is_the_sum(engine, device, sizes, base, prompt, dtype):
         mixer.reset()
 
 
+@on_every_place
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_gated_step_is_the_step_of_the_product(engine, device, dtype):
+    x, filters = draw(2, 2, 3, 70, device=device)
+    x, gates = x.to(dtype), draw(2, 2, 3, 70, device=device, seed=1)[0].to(dtype)
+    filters = filters if dtype == torch.float64 else filters.float()
+    one, other = (make_mixer(engine, filters, 2, **({"base": 8} if engine in TILED else {})) for _ in range(2))
+    for t in range(70):
+        for m in range(2):
+            want = one.step(m, x[m, ..., t] * gates[m, ..., t])
+            assert torch.equal(other.gated_step(m, x[m, ..., t], gates[m, ..., t]), want)
+        with pytest.raises(ValueError, match="step\\(0\\) is out of order"):
+            other.gated_step(0, x[0, ..., t], gates[0, ..., t])
+        one.advance()
+        other.advance()
+
+
 @pytest.mark.parametrize("base", [1, 2, 3])
 @pytest.mark.parametrize("engine", TILED)
 def test_every_length_and_every_prompt_of_short_sequences(engine, base):
