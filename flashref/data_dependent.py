@@ -4,8 +4,7 @@ With a fixed filter all of rho is known before the first x_t. Here rho_t, too, i
 it was computed from x_t. What is owed at step t is still ``z_t = sum_{j<=t} x_j * rho_{t-j}``.
 
     import torch
-    from flashref.convolution import causal_conv
-    from flashref.data_dependent import RelaxedProduct, product_cost, product_schedule
+    from flashref.data_dependent import RelaxedProduct, causal_product, product_cost, product_schedule
     from flashref.tiling import cost, schedule
 
     L, D = 1000, 4
@@ -15,8 +14,8 @@ it was computed from x_t. What is owed at step t is still ``z_t = sum_{j<=t} x_j
         z.append(product.push(x[t], rho[t]))             # (B, D), (B, D) -> (B, D)
         x.append(torch.tanh(z[t]))                       # the next input depends on this output,
         rho.append(0.99**t * torch.sin(x[t + 1]))        # and the filter's next tap on the next input
-    truth = causal_conv(torch.stack(x[:L], -1)[0], torch.stack(rho[:L], -1)[0])
-    print((torch.stack(z, -1)[0] - truth).abs().max())   # rounding
+    truth = causal_product(torch.stack(x[:L], -1), torch.stack(rho[:L], -1))
+    print((torch.stack(z, -1) - truth).abs().max())      # rounding
     tiles = product_schedule(L)                          # which pairs (j, k) are multiplied when
     print(product_cost(tiles).fft_points / cost(schedule(L)).fft_points)
 
@@ -30,113 +29,40 @@ first n values of both meet. From: relaxed multiplication (van der Hoeven 1997),
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flashref.convolution import fast_length
+from flashref.convolution import causal_conv, fast_length
+from flashref.product_tiling import ProductTile, product_cost, product_schedule, product_tile, square_schedule
 from flashref.tau import tau_direct
-from flashref.tiling import Cost, check_count
+from flashref.tiling import check_count
+
+__all__ = [
+    "LazyProduct",
+    "OnlineProduct",
+    "ProductTile",
+    "RelaxedProduct",
+    "causal_product",
+    "product_cost",
+    "product_schedule",
+    "product_tile",
+    "square_schedule",
+]
 
 
-@dataclass(frozen=True)
-class ProductTile:
-    """What runs when ``step`` values of both series are known: x[inputs]*rho[lags] + rho[inputs]*x[lags] -> outputs.
+def causal_product(x: Float[Tensor, "B D L"], rho: Float[Tensor, "B D L"]) -> Float[Tensor, "B D L"]:
+    """The offline truth: ``z[b, d, t] = sum_{j<=t} x[b, d, j] * rho[b, d, t-j]``, both series being known in full.
 
-    Of the pairs (j, k) between inputs and lags, either way round, those with j + k in outputs, each of them once.
+    Costs O(L log L) per channel; differentiable. Raises ValueError or TypeError for what does not fit.
     """
-
-    step: int
-    inputs: range
-    lags: range
-    outputs: range
-
-    @property
-    def meets_itself(self) -> bool:
-        """Both ways round are the same pairs: one product of the two series is enough."""
-        return self.inputs == self.lags
-
-    def pairs(self) -> Iterator[tuple[int, int]]:
-        """Every pair (j, k) once: x_j * rho_k belongs to z_{j+k}."""
-        for j in self.inputs:
-            for k in range(max(self.lags.start, self.outputs.start - j), min(self.lags.stop, self.outputs.stop - j)):
-                yield j, k
-                if not self.meets_itself and j != k:
-                    yield k, j
-
-
-def product_schedule(L: int, base: int = 1) -> list[ProductTile]:
-    """All tiles for L positions, in the order in which they run; each pair j, k >= 1 with j + k < L lies in one.
-
-    The pairs (t, 0) and (0, t), the red cells, are done at step t and are not listed. base: the size of a block inside
-    which each step pushes what it makes known to the end of the block. Costs O(L). Raises as schedule does.
-    """
-    check_count("L", L, 0)
-    check_count("base", base, 1)
-    tiles = []
-    for n in range(1, L):
-        if n % base == 0:
-            tiles.append(product_tile(n, L, base))
-        else:
-            stop = min(n - n % base + base, L)  # in the first block no lag is known beyond n-1 itself
-            tiles.append(ProductTile(n, range(n - 1, n), range(1, min(n, stop - n + 1)), range(n, stop)))
-    return [tile for tile in tiles if next(tile.pairs(), None)]
-
-
-def product_tile(n: int, L: int, base: int) -> ProductTile:
-    """The tile that runs when n values of both series are known; n a multiple of base, 0 < n < L.
-
-    U = base * (largest power of two that divides n / base). If U = n, all pairs of the first n values with a sum of at
-    least n; otherwise the newest U values of each series and the lags 1 .. 2U-1 of the other, as for a fixed filter.
-    """
-    blocks = n // base
-    U = base * (blocks & -blocks)
-    if U == n:
-        return ProductTile(n, range(1, n), range(1, n), range(n, min(2 * n - 1, L)))
-    return ProductTile(n, range(n - U, n), range(1, 2 * U), range(n, min(n + U, L)))
-
-
-def square_schedule(L: int) -> list[ProductTile]:
-    """The first relaxed product (van der Hoeven 1997), for comparison: the pairs (j, k) cut into squares.
-
-    When n values are known, for each power U > 1 that divides n+1: the newest U values of each series meet values
-    [U-1, 2U-1) of the other, unless those are newer still. A square of U has 2U-1 outputs, the first of which is due in
-    this very step. Red cells are not listed. Costs O(L) tiles, three transforms of 2U each.
-    """
-    check_count("L", L, 0)
-    tiles = []
-    for n in range(1, L + 1):
-        U = 2
-        while (n + 1) % U == 0 and n + 1 >= 2 * U:
-            outputs = range(n - 1, min(n + 2 * U - 2, L))
-            tiles.append(ProductTile(n, range(n - U, n), range(U - 1, 2 * U - 1), outputs))
-            U *= 2
-    return tiles
-
-
-def product_cost(tiles: Iterable[ProductTile], fft_from: int = 2) -> Cost:
-    """Add up what tiles cost for one channel of one sequence, red cells left out, as tiling.cost does.
-
-    A tile with at least fft_from inputs and outputs runs by FFT: two transforms forward, of what is new, and one back;
-    the spectra of the lags are kept from the tile in which they were new. Others run directly.
-    """
-    check_count("fft_from", fft_from, 2)
-    multiply_adds = fft_points = numbers_moved = calls = 0
-    for tile in tiles:
-        p, q, ways = len(tile.inputs), len(tile.outputs), 1 if tile.meets_itself else 2
-        calls += 1
-        if min(p, q) < fft_from:
-            multiply_adds += sum(1 for _ in tile.pairs())
-            numbers_moved += 2 * (p + len(tile.lags)) + 2 * q
-        else:
-            n = fast_length(tile.lags.stop)
-            fft_points += 3 * n
-            multiply_adds += 4 * (n // 2 + 1) * ways
-            numbers_moved += 2 * p + 2 * (n + 2) + 2 * q
-    return Cost(multiply_adds, fft_points, numbers_moved, calls)
+    for name, series in (("x", x), ("rho", rho)):
+        if not isinstance(series, Tensor):
+            raise TypeError(f"{name} must be a torch.Tensor, got {type(series).__name__}")
+    if x.dim() != 3 or x.shape != rho.shape:
+        raise ValueError(f"x and rho must have one shape (B, D, L), got {tuple(x.shape)} and {tuple(rho.shape)}")
+    return causal_conv(x.flatten(0, 1), rho.flatten(0, 1)).view_as(x)
 
 
 class OnlineProduct(ABC):
