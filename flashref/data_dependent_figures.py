@@ -139,8 +139,14 @@ def _draw_product(axes: Axes, tiles: Sequence[ProductTile], L: int, step: int | 
         for t in (step, step + 1):
             stairs = [(i + right, t - i) for i in range(t + 1) for right in (0, 1) if i + right <= t]
             axes.plot(*zip(*stairs, strict=True), color="black", linestyle="--", linewidth=1, zorder=5)
-    note = "numbers: values known\nwhen the tile runs\nhatched: a tile whose\ninputs meet themselves\n\n$z_t$: anti-diagonal j + k = t"
-    axes.text(0.97, 0.12, note, transform=axes.transAxes, ha="right", va="bottom")
+    note = [
+        "numbers: values known",
+        "when the tile runs",
+        "hatched: the first values",
+        "of both series meet",
+        "$z_t$: anti-diagonal j + k = t",
+    ]
+    axes.text(0.97, 0.08, "\n".join(note), transform=axes.transAxes, ha="right", va="bottom")
 
 
 def _number(axes: Axes, cells: np.ndarray, step: int, points: float, state: str) -> None:

@@ -95,9 +95,9 @@ def test_the_counts_are_their_closed_formulas_for_powers_of_two(k):
     """In octave N = 2^q: one tile of 3N points, and N/(2U) of three transforms of 2U for each U = 2 .. N/2."""
     L = 2**k
     octaves = [3 * 2**q + sum(2 ** (q - 1 - p) * 3 * 2 ** (p + 1) for p in range(1, q)) for q in range(2, k)]
-    assert product_cost(product_schedule(L)).fft_points == sum(octaves) == max(0, 3 * L * (k - 3) + 12)
-    squares = [(L // 2**p - 1) * 3 * 2 ** (p + 1) for p in range(1, k)]
-    assert product_cost(square_schedule(L - 2)).fft_points <= sum(squares)
+    assert product_cost(product_schedule(L)).fft_points == sum(octaves) == 3 * L * (k - 2)
+    if k >= 8:  # squares take more than two and a half times the fixed filter's points, and less than three times
+        assert 2.5 < product_cost(square_schedule(L)).fft_points / (2 * L * (k - 1)) < 3
 
 
 def test_done_directly_a_product_costs_the_pairs_of_a_fixed_filter():
@@ -109,11 +109,11 @@ def test_done_directly_a_product_costs_the_pairs_of_a_fixed_filter():
 @pytest.mark.parametrize("call", [product_schedule, square_schedule])
 @pytest.mark.parametrize("L, error", [(-1, ValueError), (2.0, TypeError), (None, TypeError)])
 def test_a_schedule_refuses_by_name(call, L, error):
-    with pytest.raises(error, match="^L must be"):
+    with pytest.raises(error, match=r"^L must be"):
         call(L)
-    with pytest.raises(ValueError, match="^base must be >= 1"):
+    with pytest.raises(ValueError, match=r"^base must be >= 1"):
         product_schedule(4, 0)
-    with pytest.raises(ValueError, match="^fft_from must be >= 2"):
+    with pytest.raises(ValueError, match=r"^fft_from must be >= 2"):
         product_cost([], 1)
 
 
@@ -165,7 +165,7 @@ def test_the_offline_product_is_the_sum_and_refuses_by_name():
         causal_product(x, rho[..., :-1])
     with pytest.raises(ValueError, match="one shape"):
         causal_product(x[0], rho[0])
-    with pytest.raises(TypeError, match="rho must be a torch.Tensor, got list"):
+    with pytest.raises(TypeError, match=r"rho must be a torch.Tensor, got list"):
         causal_product(x, [1.0])
     with pytest.raises(TypeError, match="one dtype"):
         causal_product(x, rho.float())
@@ -275,7 +275,7 @@ def model_in_float64(seed: int = 0) -> DataDependentHyena:
 
 def operator_sum(operator: DataDependentOperator, u: Tensor) -> Tensor:
     """The operator's definition, a position, a tap and an anti-diagonal at a time."""
-    (B, L, D), w = u.shape, operator.short_filter.weight[:, 0]
+    (_, L, D), w = u.shape, operator.short_filter.weight[:, 0]
     p = operator.in_proj(u)
     s = torch.stack(
         [operator.short_filter.bias + sum(w[:, 2 - i] * p[:, t - i] for i in range(min(3, t + 1))) for t in range(L)], 1
