@@ -182,7 +182,6 @@ def test_the_offline_product_is_the_sum_and_refuses_by_name():
         causal_product(x, rho.float())
 
 
-@pytest.mark.parametrize("make", PRODUCTS)
 def test_the_example_of_the_module_runs_as_it_stands(capsys):
     text = flashref.data_dependent.__doc__
     exec(textwrap.dedent(text[text.index("    import torch") : text.index("How it works")]), {})
@@ -190,6 +189,7 @@ def test_the_example_of_the_module_runs_as_it_stands(capsys):
     assert error < 1e-3 and 1 < ratio < 1.5
 
 
+@pytest.mark.parametrize("make", PRODUCTS)
 def test_each_output_may_depend_on_all_before_it(make):
     """Both series are made from the outputs so far: what is pushed cannot have been known before."""
     L, product = 200, make(2, 200, dtype=torch.float64)
