@@ -39,10 +39,14 @@ def test_at_a_step_done_now_and_owed_are_told_apart(step):
     assert len(cells(axes, "red_cell")) == max(0, 2 * step - 1)
 
 
-def test_both_halves_of_a_tile_carry_its_step_and_what_meets_itself_carries_it_once():
-    (axes,) = figures.product_tiling(product_schedule(16), 16).axes
-    numbers = [text.get_text() for text in axes.texts]
-    assert all(numbers.count(str(n)) == (1 if n & (n - 1) == 0 else 2) for n in range(2, 16))
+def test_each_piece_of_a_tile_carries_its_step_the_second_is_the_mirror_image_of_the_first():
+    tiles = product_schedule(16)
+    (axes,) = figures.product_tiling(tiles, 16).axes
+    for tile in tiles:
+        places = [text.get_position() for text in axes.texts if text.get_text() == str(tile.step)]
+        assert len(places) == (1 if tile.meets_itself else 2)
+        assert sorted(places) == sorted((k, j) for j, k in places)
+        assert all((int(j), int(k)) in set(tile.pairs()) for j, k in places)
 
 
 def test_the_two_tilings_name_their_points():
@@ -72,6 +76,7 @@ def test_product_points_shows_each_count_and_its_ratio_to_the_fixed_filter(base)
     [
         (lambda: figures.product_tiling([], 65), ValueError, "L must lie in 0 .. 64"),
         (lambda: figures.product_tiling([], 2.5), TypeError, "L must be an integer, got float"),
+        (lambda: figures.product_tiling([], 4, 2.5), TypeError, "step must be an integer, got float"),
         (lambda: figures.product_tiling([], 4, 5), ValueError, "step, the number of values known"),
         (lambda: figures.product_tiling(product_schedule(9), 8), ValueError, "within L = 8"),
         (
