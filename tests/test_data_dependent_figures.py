@@ -71,6 +71,15 @@ def test_product_points_shows_each_count_and_its_ratio_to_the_fixed_filter(base)
     assert all(axes.get_xlabel() and axes.get_ylabel() for axes in (left, right))
 
 
+def test_filters_from_data_marks_the_lags_where_the_mark_stood():
+    figure = figures.filters_from_data([[1, 2, 3, 4], [4.0, 3.0, 2.0]], [[1, 3], [0]])
+    assert [[bar.get_height() for bar in axes.patches] for axes in figure.axes] == [[1, 2, 3, 4], [4, 3, 2]]
+    assert [list(axes.lines[0].get_xdata()) for axes in figure.axes] == [[1, 3], [0]]
+    assert [list(axes.lines[0].get_ydata()) for axes in figure.axes] == [[2, 4], [4]]
+    assert figure.axes[0].get_title(loc="left") and figure.axes[1].get_xlabel()
+    assert len(figures.as_png(figure)) > 5000
+
+
 @pytest.mark.parametrize(
     "draw, error, words",
     [
@@ -85,6 +94,8 @@ def test_product_points_shows_each_count_and_its_ratio_to_the_fixed_filter(base)
             "within L = 8",
         ),
         (lambda: figures.two_product_tilings(65), ValueError, "L must lie in 0 .. 64"),
+        (lambda: figures.filters_from_data([], []), ValueError, "sizes and marks must hold 1 .. 6"),
+        (lambda: figures.filters_from_data([[1]], []), ValueError, "got 1 and 0"),
         (lambda: figures.product_points([]), ValueError, "at least one length"),
         (lambda: figures.product_points([16, 3]), ValueError, "long enough for a tile by FFT, got 3"),
         (lambda: figures.product_points([64], 0), ValueError, "base must be >= 1"),
