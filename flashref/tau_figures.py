@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from flashref.figure_style import COLOURS, PARTS, styled_figure
 from flashref.tiling import check_integers
@@ -122,10 +123,20 @@ def pareto(points: dict[str, tuple[str, float, float]], L: int) -> Figure:
     for label, (way, seconds, kept) in points.items():
         colour, marker, _ = WAYS[way]
         axes.plot(kept / 1e6, seconds, marker, color=colour, fillstyle="full" if label in front else "none")
-        axes.annotate(label, (kept / 1e6, seconds), (6, 5), textcoords="offset points", fontsize=9)
-    axes.margins(x=0.14, y=0.14)
-    axes.set(yscale="log", xlabel="spectra kept (MB)", ylabel=f"time of all tiles of L = {L:,} (s)")
-    axes.set_title("More memory, less time; hollow points are beaten in both")
+        if label != way:  # the legend names the others
+            axes.annotate(label, (kept / 1e6, seconds), (0, 7), textcoords="offset points", fontsize=9, rotation=40)
+    for way in dict.fromkeys(way for way, _, _ in points.values()):
+        axes.plot([], [], WAYS[way][1], color=WAYS[way][0], label=way)
+    least = min((kept for *_, kept in points.values() if kept), default=1e6)
+    axes.set_xscale("symlog", linthresh=least / 1e6)  # logarithmic, with room for a zero
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+    axes.margins(x=0.1, y=0.2)
+    axes.set(xlabel="spectra kept (MB)", ylabel=f"time of all tiles of L = {L:,} (s)")
+    axes.set_title("More memory, less time; hollow points are beaten by others")
     axes.legend()
     return figure
 
@@ -162,7 +173,7 @@ def error_growth(
     for (label, values), line in zip(laws.items(), ("-", "--", "-.", ":"), strict=False):
         axes.plot(sizes, values, linestyle=line, color=PARTS["formula"], linewidth=0.9, label=label)
     axes.set_xscale("log", base=2)
-    axes.set_xticks(sizes, [f"{U:,}" for U in sizes])
+    axes.set_xticks(sizes[::2], [f"{U:,}" for U in sizes[::2]])
     axes.set(yscale="log", xlabel="tile size U (positions)", ylabel="error / norm of the outputs")
     axes.set_title("A sum's error grows with U, the FFT's hardly; rounded inputs outweigh both")
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -245,7 +256,8 @@ def roofline(sizes: Sequence[int], intensity: Sequence[float], bandwidth: float,
     heights = np.minimum(bandwidth * np.asarray(intensity), peak) / 1e12
     axes.plot(intensity, heights, "s", color=COLOURS["tiled_gpu"], label="direct tile, the most that is possible")
     for U, x, y in zip(sizes, intensity, heights, strict=True):
-        axes.annotate(f"U = {U}", (x, y), (-5, 6), textcoords="offset points", fontsize=9, ha="right")
+        place = {"xytext": (-5, 6), "ha": "right"} if x < ridge else {"xytext": (2, -15)}
+        axes.annotate(f"U = {U}", (x, y), textcoords="offset points", fontsize=9, **place)
     axes.axvline(ridge, color=PARTS["formula"], linestyle=":", linewidth=1)
     axes.text(ridge * 1.05, heights.min(), f"{ridge:.0f} flop per byte", va="bottom")
     axes.set(xscale="log", yscale="log", xlabel="flop per byte moved", ylabel="teraflop/s, at most")
