@@ -1,9 +1,11 @@
 """What every engine has in common: the state of a generation, the order of calls, and the refusals.
 
-An engine is a Mixer that fills in four methods: _begin, _remember, _step and _advance.
+An engine is a Mixer that fills in five methods: _begin, _remember, _step, _advance and _buffers.
 """
 
+import copy
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from jaxtyping import Float
@@ -56,6 +58,16 @@ class Mixer(ABC):
     @abstractmethod
     def _advance(self) -> None:
         """Every mixer has stepped and self.position already counts it: do what all mixers can do together."""
+
+    @abstractmethod
+    def _buffers(self) -> dict[str, Tensor]:
+        """All that distinguishes this generation from one just begun with the same prompt length, by name.
+
+        The tensors themselves: what is copied into them takes effect. Called between two positions.
+        """
+
+    def _resume(self) -> None:  # noqa: B027, since most engines have nothing to do
+        """The buffers were filled from a snapshot, and self.position is set: make ready for the next step."""
 
     # What a user calls. ------------------------------------------------------------------------------------------
 
@@ -134,6 +146,43 @@ class Mixer(ABC):
         self._go_to(self._position + 1)
         self._advance()
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """The generation as it stands between two positions, copied: what restore() takes. M*B*D*L/2 numbers and more.
+
+        Raises ValueError in the middle of a position or of a prompt.
+        """
+        self._check_between("snapshot")
+        where = {"position": torch.tensor([self._position, self.prompt_length, int(self._begun)])}
+        return where | ({name: t.clone() for name, t in self._buffers().items()} if self._begun else {})
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on from a snapshot of an engine of the same kind, made with the same filters and settings.
+
+        The tensors are copied. Raises ValueError for names, shapes or positions that do not fit, TypeError for dtypes;
+        what is refused leaves the generation as it was.
+        """
+        position, prompt_length, begun = _where(snapshot, self._length)
+        fresh = copy.copy(self)
+        fresh.reset()
+        if begun:
+            fresh.prompt_length = prompt_length
+            with torch.inference_mode(False):
+                fresh._begin()
+            fresh._begun = True
+            fresh._go_to(position)
+            _fill(fresh._buffers(), snapshot)
+            fresh._resume()
+        self.__dict__ = fresh.__dict__
+
+    def fork(self) -> Self:
+        """A second generation at the same position; the two share the filters and nothing that a step changes.
+
+        Raises ValueError in the middle of a position or of a prompt.
+        """
+        twin = copy.copy(self)
+        twin.restore(self.snapshot())
+        return twin
+
     # For the engines. --------------------------------------------------------------------------------------------
 
     def _convolve_prompt(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D L"]:
@@ -193,6 +242,10 @@ class Mixer(ABC):
             raise TypeError(f"{name} must be {allowed} as the filters are, got {x.dtype}: convert it with .to()")
         raise ValueError(f"{name} must be on {self.filters.device} where the filters are, got {x.device}")
 
+    def _check_between(self, call: str) -> None:
+        if self._in_prefill or self._next:
+            raise ValueError(self._order_message(call, None))
+
     def _order_message(self, call: str, m: int | None) -> str:
         asked = call if m is None else f"{call}({m})"
         if self._in_prefill:
@@ -220,3 +273,30 @@ def check_filters(name: str, filters: Tensor, form: str) -> None:
     if not torch.isfinite(filters).all():
         place = (~torch.isfinite(filters)).nonzero()[0].tolist()
         raise ValueError(f"{name} must be finite, got {filters[tuple(place)].item()} at {name}{place}")
+
+
+def _where(snapshot: dict[str, Tensor], length: int) -> tuple[int, int, bool]:
+    """Position, prompt length and whether there are buffers, of a snapshot; refuses what cannot be."""
+    where = snapshot.get("position") if isinstance(snapshot, dict) else None
+    if not isinstance(where, Tensor) or where.shape != (3,) or where.dtype != torch.int64:
+        raise ValueError('snapshot must be what snapshot() returned: "position" is missing or has another form')
+    position, prompt_length, begun = where.tolist()
+    if not (0 <= prompt_length <= position <= length and begun in (0, 1) and (begun or position == 0)):
+        raise ValueError(
+            f"snapshot stands at position {position} behind a prompt of {prompt_length}, and the filters hold {length}"
+        )
+    return position, prompt_length, bool(begun)
+
+
+def _fill(buffers: dict[str, Tensor], snapshot: dict[str, Tensor]) -> None:
+    """Copy a snapshot into buffers, once all of it fits."""
+    if odd := buffers.keys() ^ (snapshot.keys() - {"position"}):
+        raise ValueError(f"snapshot is of another engine or other settings: {', '.join(sorted(odd))} on one side only")
+    for name, buffer in buffers.items():
+        kept = snapshot[name]
+        if kept.shape != buffer.shape:
+            raise ValueError(f"snapshot[{name!r}] must have shape {tuple(buffer.shape)}, got {tuple(kept.shape)}")
+        if kept.dtype != buffer.dtype:
+            raise TypeError(f"snapshot[{name!r}] must be {buffer.dtype}, got {kept.dtype}")
+    for name, buffer in buffers.items():
+        buffer.copy_(snapshot[name])
