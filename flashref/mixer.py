@@ -170,7 +170,7 @@ class Mixer(ABC):
                 fresh._begin()
             fresh._begun = True
             fresh._go_to(position)
-            _fill(fresh._buffers(), snapshot)
+            fill_buffers(fresh._buffers(), {name: t for name, t in snapshot.items() if name != "position"})
             fresh._resume()
         self.__dict__ = fresh.__dict__
 
@@ -288,9 +288,9 @@ def _where(snapshot: dict[str, Tensor], length: int) -> tuple[int, int, bool]:
     return position, prompt_length, bool(begun)
 
 
-def _fill(buffers: dict[str, Tensor], snapshot: dict[str, Tensor]) -> None:
+def fill_buffers(buffers: dict[str, Tensor], snapshot: dict[str, Tensor]) -> None:
     """Copy a snapshot into buffers, once all of it fits."""
-    if odd := buffers.keys() ^ (snapshot.keys() - {"position"}):
+    if odd := buffers.keys() ^ snapshot.keys():
         raise ValueError(f"snapshot is of another engine or other settings: {', '.join(sorted(odd))} on one side only")
     for name, buffer in buffers.items():
         kept = snapshot[name]
