@@ -15,7 +15,8 @@ from tqdm.auto import tqdm
 from flashref.engines import check_engine, make_mixer
 from flashref.graphs import BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
-from flashref.mixer import Mixer, fill_buffers
+from flashref.mixer import Mixer
+from flashref.snapshots import fill_buffers
 from flashref.tiled_gpu import TiledGPU
 from flashref.tiling import check_count, check_integers
 

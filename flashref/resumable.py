@@ -156,7 +156,7 @@ class Generation(Iterator):
         about, tensors = _read(Path(path))
         if about["model"] != fingerprint(model):
             raise ValueError(
-                f"{path} was made with another model: load that one, in the same dtype and with the same weights to the "
+                f"{path} was made with another model: load that one, in its dtype and with the same weights to the "
                 "last bit"
             )
         tokens, prompt, n = tensors["tokens"], about["prompt"], about["n"]
@@ -216,7 +216,9 @@ def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
                     f"{path} has the format {metadata['format']!r} and this flashref reads {FORMAT!r}: resume it with "
                     "the version that wrote it, or begin anew with its tokens as the prompt"
                 )
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: it is no dictionary
+            tensors = {
+                name: file.get_tensor(name) for name in file.keys()
+            }  # file is no dictionary: it cannot be looped over
     except SafetensorError as error:
         raise ValueError(f"{broken} ({error})") from error
     if metadata.keys() != {"format", "about", "checksum"}:
