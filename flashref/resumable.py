@@ -66,7 +66,7 @@ class Generation(Iterator):
         self._model, self._mixer, self._decoder = model, mixer, Decoder(model, mixer)
         self._prompt, self._n, self._temperature, self._top_k = prompt, n, temperature, top_k
         self._tokens = torch.zeros(mixer.batch_size, prompt + n, dtype=torch.long, device=mixer.filters.device)
-        self._made, self._broken = 0, False
+        self._made, self.broken = 0, False
 
     @property
     def tokens(self) -> Int[Tensor, "B P+k"]:
@@ -84,7 +84,7 @@ class Generation(Iterator):
         if not self.left:
             raise StopIteration
         with _between_tokens():
-            self._broken = True
+            self.broken = True
             known = self._prompt + self._made
             if self._made:
                 logits = self._decoder.step(self._tokens[:, known - 1])
@@ -93,7 +93,7 @@ class Generation(Iterator):
             logits = logits[:, : self._model.config.vocab_size]
             self._tokens[:, known] = sample(logits, self._temperature, self._top_k, self._generator)
             self._made += 1
-            self._broken = False
+            self.broken = False
         return self._tokens[:, known].clone()
 
     def fork(self, seed: int | None = None) -> Self:
@@ -174,7 +174,7 @@ class Generation(Iterator):
         return run
 
     def _check_whole(self) -> None:
-        if self._broken:
+        if self.broken:
             raise RuntimeError(
                 "an error in the middle of a token left this generation unusable: resume the file that was saved last, "
                 "or begin anew with its tokens as the prompt"
