@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--seed", type=int, help="the same seed and engine give the same text")
     generate.add_argument("--save", type=Path, metavar="STATE", help="put the generation away here when it stops")
     generate.add_argument(
-        "--resume", type=Path, metavar="STATE", help="go on with what --save put away; see also --save"
+        "--resume", type=Path, metavar="STATE", help="go on with what --save put away"
     )
     generate.set_defaults(run=_generate)
 
@@ -115,7 +115,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     if arguments.resume:
         if arguments.prompt is not None or arguments.file is not None:
             raise ValueError(
-                "--resume goes on with the prompt and the options that the file holds: leave out the prompt"
+                "--resume goes on with the prompt that the file holds: leave yours out"
             )
         tokens = Generation.resume(arguments.resume, model)
         shown = decode(tokens.tokens[0], vocab_size)
