@@ -1,6 +1,8 @@
 """One tile: what inputs [l, r) contribute to outputs [l', r'), directly, by FFT, or whichever is faster."""
 
+import copy
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 from jaxtyping import Complex, Float
@@ -65,9 +67,11 @@ class Tau:
         self.rho, self.direct_up_to, self.chunk_points = rho, direct_up_to, chunk_points
         self._chunks: dict[int, list[tuple[slice, Tensor]]] = {}
 
-    def keep(self, sizes: Iterable[int]) -> None:
-        """Forget the spectra for tiles of other numbers of inputs than these."""
-        self._chunks = {U: self._chunks[U] for U in sizes if U in self._chunks}
+    def keeping(self, sizes: Iterable[int]) -> Self:
+        """The same tau without the spectra for tiles of other numbers of inputs than these."""
+        other = copy.copy(self)
+        other._chunks = {U: self._chunks[U] for U in sizes if U in self._chunks}
+        return other
 
     def _chunks_of(self, x: Float[Tensor, "B C U"]) -> list[tuple[slice, Tensor]]:
         """Slices of the channels, each with its spectra, for tiles of U inputs."""
