@@ -61,9 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
     generate.add_argument("--seed", type=int, help="the same seed and engine give the same text")
     generate.add_argument("--save", type=Path, metavar="STATE", help="put the generation away here when it stops")
-    generate.add_argument(
-        "--resume", type=Path, metavar="STATE", help="go on with what --save put away"
-    )
+    generate.add_argument("--resume", type=Path, metavar="STATE", help="go on with what --save put away")
     generate.set_defaults(run=_generate)
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
@@ -114,9 +112,7 @@ def _generate(arguments: argparse.Namespace) -> None:
     vocab_size = model.config.vocab_size
     if arguments.resume:
         if arguments.prompt is not None or arguments.file is not None:
-            raise ValueError(
-                "--resume goes on with the prompt that the file holds: leave yours out"
-            )
+            raise ValueError("--resume goes on with the prompt that the file holds: leave yours out")
         tokens = Generation.resume(arguments.resume, model)
         shown = decode(tokens.tokens[0], vocab_size)
     else:
