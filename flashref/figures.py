@@ -29,6 +29,7 @@ from flashref.model_figures import (
 from flashref.operator_figure import operator_diagram
 from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
 from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
+from flashref.timeline_figures import bytes_per_sequence, calls_measured, dependency_graph, timelines
 
 __all__ = [
     "COLOURS",
@@ -36,6 +37,8 @@ __all__ = [
     "as_png",
     "base_curve",
     "breakdown",
+    "bytes_per_sequence",
+    "calls_measured",
     "circular_trick",
     "compression",
     "cost_choices",
@@ -43,6 +46,7 @@ __all__ = [
     "counted_over_length",
     "coverage",
     "cumulative_time",
+    "dependency_graph",
     "filter_steps",
     "filters",
     "growth_curve",
@@ -65,4 +69,5 @@ __all__ = [
     "tiles_per_size",
     "tiling",
     "time_per_token",
+    "timelines",
 ]
