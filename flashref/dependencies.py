@@ -62,23 +62,23 @@ def jobs_of(M: int, L: int, tiles: Sequence[Tile], batched: bool) -> list[Job]:
 def needs_of(jobs: Sequence[Job]) -> list[list[int]]:
     """For each job the indices of those it needs: the edges of the dependency graph, nothing left out.
 
-    A cell (m, t) needs cell (m-1, t), or for m = 0 the last mixer's at t-1, which token t comes from; and every tile that
-    adds to z_t of mixer m. A tile needs the cells of its own mixers at all of its inputs.
+    x_t of mixer m is made by cell (m-1, t); that of mixer 0 by cell (M-1, t-1), through sampling. A cell needs the one
+    that makes its x_t, and each tile that adds to its z_t. A tile needs the cells that make its inputs, not the cells
+    of its own mixers at these positions.
     """
     cells = {(job.mixers[0], job.step): i for i, job in enumerate(jobs) if job.tile is None}
     M = 1 + max((m for m, _ in cells), default=0)
+    maker = {(m, t): cells.get((m - 1, t) if m else (M - 1, t - 1)) for m, t in cells}  # None: there from the start
     adding: dict[tuple[int, int], list[int]] = {place: [] for place in cells}
     for i, job in enumerate(jobs):
         for m, t in ((m, t) for m in job.mixers for t in (job.tile.outputs if job.tile else ())):
             adding[m, t].append(i)
     needs = []
     for job in jobs:
-        if job.tile is None:
-            m, t = job.mixers[0], job.step
-            before = (m - 1, t) if m else (M - 1, t - 1)
-            needs.append([*([cells[before]] if before in cells else []), *adding[m, t]])
-        else:
-            needs.append([cells[m, j] for j in job.tile.inputs for m in job.mixers])
+        inputs = job.tile.inputs if job.tile else [job.step]
+        made_by = [maker[m, j] for j in inputs for m in job.mixers]
+        tiles = [] if job.tile else adding[job.mixers[0], job.step]
+        needs.append([*(i for i in made_by if i is not None), *tiles])
     return needs
 
 

@@ -18,9 +18,9 @@ from flashref.timeline import Timeline
 def dependency_graph(M: int = 3, L: int = 8) -> Figure:
     """Cells and tiles over positions and mixers, with an arrow for what must end before; every job takes one unit.
 
-    Above a tile for each mixer, below one for all. Of a tile's arrows only those from its last inputs and to its first
-    outputs are drawn: the chain of cells implies the others. The longest chain is black. Raises TypeError for what is
-    no integer, ValueError for M outside 1 .. 4 or L outside 2 .. 10, which cannot be drawn.
+    Above a tile for each mixer, below one for all. A dot is x_t of a mixer. Of a tile's arrows only those from its last
+    inputs and to its first outputs are drawn: the chain of cells implies the others. The longest chain is black. Raises
+    TypeError for what is no integer, ValueError for M outside 1 .. 4 or L outside 2 .. 10, which cannot be drawn.
     """
     check_count("M", M, 1)
     check_count("L", L, 2)
@@ -31,43 +31,52 @@ def dependency_graph(M: int = 3, L: int = 8) -> Figure:
         jobs = jobs_of(M, L, schedule(L), batched)
         needs = needs_of(jobs)
         chain = critical_path(needs, [1] * len(jobs))
-        steps = set(pairwise(chain))
-        place = [(2 * job.step - (job.tile is not None), (job.mixers[0] + job.mixers[-1]) / 2) for job in jobs]
+        black = {(jobs[i], jobs[j]) for i, j in pairwise(chain)}
         for i, job in enumerate(jobs):
-            half = 0.3 if job.tile is None else len(job.mixers) / 2 - 0.2
+            x, y = 2 * job.step - (job.tile is not None), (job.mixers[0] + job.mixers[-1]) / 2
+            half = 0.28 if job.tile is None else len(job.mixers) / 2 - 0.2
             colour = PARTS["red_cell" if job.tile is None else "gray_tile"]
-            (x, y), line = place[i], {"edgecolor": "black", "linewidth": 2.2 if i in chain else 0}
+            line = {"edgecolor": "black", "linewidth": 2.2 if i in chain else 0}
             axes.add_patch(Rectangle((x - 0.3, y - half), 0.6, 2 * half, facecolor=colour, zorder=3, **line))
             text = job.step if job.tile is None else len(job.tile.inputs)
             axes.text(x, y, text, ha="center", va="center", color="white", fontsize=9, zorder=4)
-            for j in needs[i]:
-                _arrow(axes, jobs, place, (j, i), (j, i) in steps)
-        axes.set(xlim=(-0.6, 2 * L - 1.4), ylim=(M - 0.4, -0.6), yticks=range(M), xticks=range(0, 2 * L, 2))
+            _arrows(axes, job, M, black)
+        axes.set(xlim=(-0.6, 2 * L - 1.4), ylim=(M - 0.5, -0.7), yticks=range(M), xticks=range(0, 2 * L, 2))
         axes.set_xticklabels(range(L))
         axes.set_ylabel("mixer m")
         axes.grid(False)
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        what = f"one tile for all {M} mixers" if batched else "a tile for each mixer"
-        width = len(jobs) - len(chain)
-        axes.set_title(f"{what}: {len(jobs)} jobs, {len(chain)} of them in the longest chain, {width} beside it")
+        what = f"One tile for all {M} mixers" if batched else "A tile for each mixer"
+        axes.set_title(f"{what}: {len(chain)} of {len(jobs)} jobs are in the longest chain")
     axes.set_xlabel("position t (red: cells), between positions the tile with U inputs (gray)")
     return figure
 
 
-def _arrow(axes: Axes, jobs: list[Job], place: list, edge: tuple[int, int], black: bool) -> None:
-    """The arrow of one need, where no chain of other arrows says the same."""
-    (before, job), ((x0, y0), (x1, y1)) = (jobs[i] for i in edge), (place[i] for i in edge)
-    if before.tile is None and job.tile is None:
-        start, end = ((x0, y0 + 0.3), (x1, y1 - 0.3)) if x0 == x1 else ((x0 + 0.3, y0 - 0.25), (x1 - 0.3, y1 + 0.25))
-    elif (before.step == job.step - 1) if job.tile else (before.step == job.step):
-        y = y0 if before.tile is None else y1
-        start, end = (x0 + 0.3, y), (x1 - 0.3, y)
-    else:
-        return
+def _arrows(axes: Axes, job: Job, M: int, black: set[tuple[Job, Job]]) -> None:
+    """The arrows into a job. From a dot above cell (m, t), which is x_t of mixer m: to the cell, and to a tile."""
+    x = 2 * job.step - (job.tile is not None)
+    chained = [before for before, after in black if after == job]
+    cell = next((before for before in chained if before.tile is None), None)
+    for m in job.mixers:
+        if job.tile is None:
+            dot = (x, m - 0.5)
+            above = (x, m - 0.7) if m else (x - 1.7, M - 1)  # the foot of the cell that makes x_t, or its side
+            axes.plot(*dot, "o", color="black", markersize=3.5, zorder=4)
+            if m or job.step:
+                _arrow(axes, above, dot, cell is not None)
+            _arrow(axes, dot, (x, m - 0.28), cell is not None)
+            if job.step:
+                _arrow(axes, (x - 0.7, m + 0.1), (x - 0.3, m + 0.1), bool(chained) and cell is None)
+        else:
+            last_input = cell is not None and m == (cell.mixers[0] + 1) % M
+            _arrow(axes, (x - 1, m - 0.5), (x - 0.3, m - 0.15), last_input)
+
+
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], black: bool) -> None:
     style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 2 if black else 0.9}
     style["color"] = "black" if black else PARTS["gray_tile"]
-    axes.annotate("", end, start, arrowprops=style, zorder=5 if black else 2)
+    axes.annotate("", end, start, arrowprops=style, zorder=2)  # behind the tiles, whose numbers it would cross
 
 
 @styled_figure
