@@ -30,12 +30,14 @@ class Job:
         return self.step if self.tile is None else self.tile.outputs.start
 
     def __str__(self) -> str:
-        first, last = self.mixers[0], self.mixers[-1]
         if self.tile is None:
-            return f"cell ({first}, {self.step})"
-        inputs, outputs = ([r[0], r[-1]] for r in (self.tile.inputs, self.tile.outputs))
-        whose = f"mixer {first}" if first == last else f"mixers {first} to {last}"
-        return f"tile of {whose}, inputs {inputs} to outputs {outputs}"
+            return f"cell ({self.mixers[0]}, {self.step})"
+        places = _span("input", self.tile.inputs), _span("output", self.tile.outputs)
+        return f"tile of {_span('mixer', self.mixers)}, {' for '.join(places)}"
+
+
+def _span(what: str, places: range) -> str:
+    return f"{what} {places[0]}" if len(places) == 1 else f"{what}s {places[0]} to {places[-1]}"
 
 
 def jobs_of(M: int, L: int, tiles: Sequence[Tile], batched: bool) -> list[Job]:

@@ -26,7 +26,7 @@ def dependency_graph(M: int = 3, L: int = 8) -> Figure:
     check_count("L", L, 2)
     if M > 4 or L > 10:
         raise ValueError(f"M must be <= 4 and L <= 10 to be drawn, got M={M} and L={L}")
-    figure = Figure(figsize=(10, 1.9 + 1.5 * M))
+    figure = Figure(figsize=(10, 1.6 + 1.8 * M))
     for axes, batched in zip(figure.subplots(2, 1), (False, True), strict=True):
         jobs = jobs_of(M, L, schedule(L), batched)
         needs = needs_of(jobs)
@@ -34,7 +34,7 @@ def dependency_graph(M: int = 3, L: int = 8) -> Figure:
         black = {(jobs[i], jobs[j]) for i, j in pairwise(chain)}
         for i, job in enumerate(jobs):
             x, y = 2 * job.step - (job.tile is not None), (job.mixers[0] + job.mixers[-1]) / 2
-            half = 0.28 if job.tile is None else len(job.mixers) / 2 - 0.2
+            half = 0.24 if job.tile is None else len(job.mixers) / 2 - 0.2
             colour = PARTS["red_cell" if job.tile is None else "gray_tile"]
             line = {"edgecolor": "black", "linewidth": 2.2 if i in chain else 0}
             axes.add_patch(Rectangle((x - 0.3, y - half), 0.6, 2 * half, facecolor=colour, zorder=3, **line))
@@ -61,11 +61,11 @@ def _arrows(axes: Axes, job: Job, M: int, black: set[tuple[Job, Job]]) -> None:
     for m in job.mixers:
         if job.tile is None:
             dot = (x, m - 0.5)
-            above = (x, m - 0.7) if m else (x - 1.7, M - 1)  # the foot of the cell that makes x_t, or its side
+            above = (x, m - 0.76) if m else (x - 1.7, M - 1)  # the foot of the cell that makes x_t, or its side
             axes.plot(*dot, "o", color="black", markersize=3.5, zorder=4)
             if m or job.step:
-                _arrow(axes, above, dot, cell is not None)
-            _arrow(axes, dot, (x, m - 0.28), cell is not None)
+                _arrow(axes, above, dot, cell is not None, "-")
+            _arrow(axes, dot, (x, m - 0.24), cell is not None)
             if job.step:
                 _arrow(axes, (x - 0.7, m + 0.1), (x - 0.3, m + 0.1), bool(chained) and cell is None)
         else:
@@ -73,8 +73,8 @@ def _arrows(axes: Axes, job: Job, M: int, black: set[tuple[Job, Job]]) -> None:
             _arrow(axes, (x - 1, m - 0.5), (x - 0.3, m - 0.15), last_input)
 
 
-def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], black: bool) -> None:
-    style = {"arrowstyle": "-|>", "shrinkA": 0, "shrinkB": 0, "linewidth": 2 if black else 0.9}
+def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], black: bool, head: str = "-|>") -> None:
+    style = {"arrowstyle": head, "shrinkA": 0, "shrinkB": 0, "linewidth": 2 if black else 0.9}
     style["color"] = "black" if black else PARTS["gray_tile"]
     axes.annotate("", end, start, arrowprops=style, zorder=2)  # behind the tiles, whose numbers it would cross
 

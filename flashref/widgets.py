@@ -15,8 +15,17 @@ from flashref.hyena import Hyena
 from flashref.model_figures import energy_lags, one_filter
 from flashref.stepper import numbers, page
 from flashref.tiling import RadixCost, check_integers, radix_cost
+from flashref.timeline_explorer import timeline_explorer
 
-__all__ = ["WithStill", "as_png", "cost_explorer", "filter_viewer", "polynomial_stepper", "tile_explorer"]
+__all__ = [
+    "WithStill",
+    "as_png",
+    "cost_explorer",
+    "filter_viewer",
+    "polynomial_stepper",
+    "tile_explorer",
+    "timeline_explorer",
+]
 
 
 class WithStill(ipywidgets.VBox):
