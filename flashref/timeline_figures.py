@@ -142,13 +142,13 @@ def bytes_per_sequence(batches: Sequence[int], read: Mapping[str, Sequence[float
     for (name, values), colour, hatch in zip(
         read.items(), (PARTS["filter"], PARTS["gray_tile"]), ("", "//"), strict=False
     ):
-        height = np.asarray(values) / 1e6
+        height = np.asarray(values) / 1e3
         axes.bar(places, height, 0.6, bottom, color=colour, hatch=hatch, edgecolor="white", linewidth=0, label=name)
         bottom += height
     for place, height in zip(places, bottom, strict=True):
-        axes.text(place, height, f"{height:.2f}", ha="center", va="bottom")
+        axes.text(place, height, f"{height:.1f}", ha="center", va="bottom")
     axes.set_xticks(places, batches)
-    axes.set(xlabel="sequences B in one call", ylabel="MB per position and sequence", ylim=(0, 1.15 * bottom.max()))
+    axes.set(xlabel="sequences B in one call", ylabel="kB per position and sequence", ylim=(0, 1.15 * bottom.max()))
     axes.set_title("The filters' spectra are read once, however many sequences share them")
     axes.grid(False, axis="x")
     axes.legend()

@@ -31,10 +31,19 @@ def test_the_graph_shows_every_cell_and_tile_and_frames_the_longest_chain(M, L):
     figures.as_png(axes.figure)
 
 
-@pytest.mark.parametrize(("M", "L", "error"), [(0, 4, ValueError), (5, 4, ValueError), (2, 1, ValueError),
-                                               (2, 11, ValueError), (2.0, 4, TypeError), (2, None, TypeError)])  # fmt: skip
-def test_a_graph_that_cannot_be_drawn_is_refused(M, L, error):
-    with pytest.raises(error, match="M must|L must|M must be <= 4 and L <= 10"):
+@pytest.mark.parametrize(
+    ("M", "L", "error", "words"),
+    [
+        (0, 4, ValueError, "M must be >= 1"),
+        (5, 4, ValueError, "M must be <= 4 and L <= 10"),
+        (2, 1, ValueError, "L must be >= 2"),
+        (2, 11, ValueError, "M must be <= 4 and L <= 10"),
+        (2.0, 4, TypeError, "M must be an integer"),
+        (2, None, TypeError, "L must be an integer"),
+    ],
+)
+def test_a_graph_that_cannot_be_drawn_is_refused(M, L, error, words):
+    with pytest.raises(error, match=words):
         figures.dependency_graph(M, L)
 
 
@@ -65,11 +74,11 @@ def test_no_timelines_or_too_many_are_refused():
             figures.timelines(lays)
 
 
-def test_the_bytes_are_stacked_in_megabytes_and_their_sum_stands_above():
-    (axes,) = figures.bytes_per_sequence([1, 8], {"spectra": [3e6, 1e6], "inputs": [5e5, 5e5]}).axes
+def test_the_bytes_are_stacked_in_kilobytes_and_their_sum_stands_above():
+    (axes,) = figures.bytes_per_sequence([1, 8], {"spectra": [3e3, 1e3], "inputs": [5e2, 5e2]}).axes
     assert [patch.get_height() for patch in axes.patches] == pytest.approx([3, 1, 0.5, 0.5])
-    assert [text.get_text() for text in axes.texts] == ["3.50", "1.50"]
-    assert "MB" in axes.get_ylabel() and axes.get_title(loc="left")
+    assert [text.get_text() for text in axes.texts] == ["3.5", "1.5"]
+    assert "kB" in axes.get_ylabel() and axes.get_title(loc="left")
 
 
 def test_the_measured_times_are_shown_in_microseconds_and_as_multiples_of_the_last_way():
