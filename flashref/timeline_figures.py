@@ -178,5 +178,5 @@ def calls_measured(sizes: Sequence[int], seconds: Mapping[str, Sequence[float]])
     left.set_title("Small tiles cost their calls, large ones their data")
     left.legend()
     right.set(ylim=(0, None), ylabel=f"times as long as {against}")
-    right.set_title("One call wins at the left, chunks win at the right")
+    right.set_title("One call wins for small tiles, not for large ones")
     return figure
