@@ -3,7 +3,7 @@
 
 const NAMES = ["M", "L", "mode", "base", "call", "at"]; // what the state consists of
 const SPEEDS = { slow: 1200, normal: 500, fast: 120 }; // milliseconds per moment
-const [LEFT, TOP, ROW, GAP] = [62, 24, 30, 16]; // of the picture, in pixels
+const [LEFT, RIGHT, TOP, ROW, GAP] = [62, 16, 24, 30, 16]; // of the picture, in pixels
 const CLOSE = 6; // pixels per unit of time in the close view
 
 const element = (name, attributes = {}, ...children) => {
@@ -107,7 +107,7 @@ export function mount(root, data, state, changed = () => {}) {
     const now = data.moments[state.at].time;
     const whole = data.moments[last()].time;
     const width = Math.max(picture.clientWidth, 260);
-    const room = width - LEFT - 8;
+    const room = width - LEFT - RIGHT;
     const unit = view.value === "close" ? Math.max(CLOSE, room / whole) : room / whole;
     const shown = room / unit; // how many units of time are in the picture
     const from = Math.min(Math.max(now - shown / 2, 0), whole - shown);
@@ -128,7 +128,7 @@ export function mount(root, data, state, changed = () => {}) {
       }
     }
     const box = ({ start, end, stream, first, last }, more = 0) => {
-      const [a, b] = [Math.max(x(start), LEFT), Math.min(x(end), width - 8)];
+      const [a, b] = [Math.max(x(start), LEFT), Math.min(x(end), width - RIGHT)];
       const y = rowOf(stream, first) + 2;
       return b <= a ? null : { x: a - more, y: y - more, width: b - a + 2 * more, height: (last - first + 1) * ROW - 4 + 2 * more };
     };
