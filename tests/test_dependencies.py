@@ -86,6 +86,28 @@ def test_no_need_can_be_left_out_a_job_before_one_that_it_needs_is_caught(plan, 
         replay([jobs[i] for i in order], *toy(M, L), block)
 
 
+@given(plans())
+def test_a_job_needs_just_those_that_make_a_number_which_it_reads(plan):
+    """Also where another need implies it: said once more, by the numbers that each job makes and reads."""
+    M, L, tiles, batched = plan
+    jobs = jobs_of(M, L, tiles, batched)
+
+    def places(job):
+        return [(m, t) for m in job.mixers for t in (job.tile.inputs if job.tile else [job.step])]
+
+    def makes(job):
+        if job.tile:
+            return {("z", m, t) for m in job.mixers for t in job.tile.outputs}
+        ((m, t),) = places(job)
+        return {("x", m + 1, t)} if m + 1 < M else {("x", 0, t + 1)}
+
+    def reads(job):
+        return {("x", *place) for place in places(job)} | (set() if job.tile else {("z", *places(job)[0])})
+
+    for job, needed in zip(jobs, needs_of(jobs), strict=True):
+        assert sorted(needed) == [j for j, other in enumerate(jobs) if makes(other) & reads(job)]
+
+
 def test_replay_says_which_job_is_too_early_too_late_or_missing():
     M, L = 2, 4
     jobs = jobs_of(M, L, schedule(L), batched=True)

@@ -47,6 +47,20 @@ def test_a_job_waits_for_nothing_but_the_last_of_its_needs_or_its_stream(lay):
 
 
 @given(laid)
+def test_no_stream_idles_while_one_of_its_jobs_could_run_and_of_those_the_one_due_first_goes_first(lay):
+    ends = lay.ends
+    there = [max((ends[j] for j in needed), default=0) for needed in lay.needs]
+    for stream in set(lay.streams):
+        mine = sorted((i for i, s in enumerate(lay.streams) if s == stream), key=lambda i: lay.starts[i])
+        for place, i in enumerate(mine):
+            free = ends[mine[place - 1]] if place else 0
+            for later in mine[place:]:
+                assert max(there[later], free) >= lay.starts[i]
+                if max(there[later], free) == lay.starts[i]:
+                    assert lay.jobs[i].due <= lay.jobs[later].due
+
+
+@given(laid)
 def test_the_whole_is_never_shorter_than_the_chain_and_with_one_stream_as_long_as_all_jobs(lay):
     assert lay.critical_length <= lay.length == max(lay.ends)
     busy = [sum(t for t, s in zip(lay.times, lay.streams, strict=True) if s == stream) for stream in (0, 1)]
