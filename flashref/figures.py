@@ -39,6 +39,7 @@ from flashref.tau_figures import (
     toeplitz_on_a_circle,
 )
 from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
+from flashref.timeline_figures import bytes_per_sequence, calls_measured, dependency_graph, timelines
 
 __all__ = [
     "COLOURS",
@@ -46,6 +47,8 @@ __all__ = [
     "as_png",
     "base_curve",
     "breakdown",
+    "bytes_per_sequence",
+    "calls_measured",
     "circular_trick",
     "compression",
     "cost_choices",
@@ -53,6 +56,7 @@ __all__ = [
     "counted_over_length",
     "coverage",
     "cumulative_time",
+    "dependency_graph",
     "dynamic_range",
     "error_growth",
     "filter_steps",
@@ -84,6 +88,7 @@ __all__ = [
     "tiling",
     "time_per_output",
     "time_per_token",
+    "timelines",
     "toeplitz_on_a_circle",
     "two_product_tilings",
 ]

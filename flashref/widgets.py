@@ -16,6 +16,7 @@ from flashref.model_figures import energy_lags, one_filter
 from flashref.stepper import numbers, page
 from flashref.tau_figures import toeplitz_on_a_circle
 from flashref.tiling import RadixCost, check_integers, radix_cost
+from flashref.timeline_explorer import timeline_explorer
 
 __all__ = [
     "WithStill",
@@ -25,6 +26,7 @@ __all__ = [
     "filter_viewer",
     "polynomial_stepper",
     "tile_explorer",
+    "timeline_explorer",
 ]
 
 

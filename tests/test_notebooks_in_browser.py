@@ -12,6 +12,7 @@ from playwright.sync_api import Locator, TimeoutError, expect
 from test_explorer import SEEN, assert_explains, assert_shows
 
 from flashref.tiling import radix_cost
+from flashref.timeline_explorer import timeline_data
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 PATIENCE = 60_000  # milliseconds: how long a busy kernel may take to answer
@@ -266,3 +267,53 @@ def test_the_filter_viewer_of_notebook_04_draws_and_names_what_is_chosen(opened)
             if "mod-active" not in button.get_attribute("class"):
                 button.click()
                 expect(output.locator("img")).not_to_have_attribute("src", before, timeout=PATIENCE)
+
+
+def test_the_timeline_of_notebook_06_is_laid_anew_by_the_kernel_and_explains_every_job(opened):
+    notebook = opened(named("06")).notebook
+    (output,) = notebook.widgets()
+    control = {name: output.locator(f'[data-control="{name}"]') for name in ("M", "L", "mode", "base", "call")}
+    kernel = "(explorer.M, explorer.L, explorer.mode, explorer.base, explorer.call, explorer.at)"
+    picture_, state = output.locator(".picture svg"), output.locator(".state")
+
+    def shows(*chosen, at):
+        data = timeline_data(*chosen)
+        expect(state).to_have_text(data["moments"][at]["said"], timeout=PATIENCE)
+        expect(output.locator("svg .job")).to_have_count(len(data["jobs"]), timeout=PATIENCE)
+        assert notebook.ask(kernel) == (*chosen, at)
+        return data
+
+    control["mode"].select_option("bounded")
+    control["call"].select_option("16")
+    control["M"].focus()
+    notebook.page.keyboard.press("Home")
+    notebook.page.keyboard.press("ArrowRight")
+    expect(output.locator("svg text", has_text="mixer 1")).to_have_count(2, timeout=PATIENCE)
+    picture_.focus()
+    notebook.page.keyboard.press("Home")
+    for _ in range(4):
+        notebook.page.keyboard.press("ArrowRight")
+    data = shows(2, int(control["L"].input_value()), "bounded", 1, 16, at=4)
+
+    picture_.scroll_into_view_if_needed()
+    boxes = output.locator("svg .job").evaluate_all("(nodes) => nodes.map((node) => node.getBoundingClientRect())")
+    for i in (0, 5, len(boxes) - 1):
+        notebook.page.mouse.move(boxes[i]["x"] + boxes[i]["width"] / 2, boxes[i]["y"] + boxes[i]["height"] / 2)
+        expect(output.locator(".why")).to_have_text(data["jobs"][i]["text"], timeout=PATIENCE)
+
+    # JupyterLab has commands of its own for these keys, such as "delete this cell" for d d.
+    cells = len(notebook.code_cells("(cell) => cell.model.id"))
+    for focused in [*control.values(), picture_]:
+        focused.focus()
+        for key in "ddxmyb":
+            notebook.page.keyboard.press(key)
+        expect(focused).to_be_focused()
+    assert len(notebook.code_cells("(cell) => cell.model.id")) == cells
+
+    notebook.ask(
+        "None", first="explorer.M, explorer.L, explorer.mode, explorer.base, explorer.call = 3, 4, 'early', 2, 0"
+    )
+    expect(output.locator("svg text", has_text="mixer 2")).to_have_count(2, timeout=PATIENCE)
+    notebook.ask("None", first="explorer.at = 2")
+    shows(3, 4, "early", 2, 0, at=2)
+    expect(control["mode"]).to_have_value("early", timeout=PATIENCE)
