@@ -15,6 +15,7 @@ from flashref.cost_figures import (
     tile_times,
     tiles_per_size,
 )
+from flashref.data_dependent_figures import product_points, product_tiling, two_product_tilings
 from flashref.figure_style import COLOURS, PARTS, as_png
 from flashref.model_figures import (
     compression,
@@ -52,6 +53,8 @@ __all__ = [
     "one_filter",
     "operator_diagram",
     "product_grid",
+    "product_points",
+    "product_tiling",
     "prompt_tiling",
     "recorded_time_per_token",
     "recursion_unrolled",
@@ -65,4 +68,5 @@ __all__ = [
     "tiles_per_size",
     "tiling",
     "time_per_token",
+    "two_product_tilings",
 ]
