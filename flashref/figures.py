@@ -17,6 +17,7 @@ from flashref.cost_figures import (
 )
 from flashref.data_dependent_figures import product_points, product_tiling, two_product_tilings
 from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.framework_figures import contributions_known
 from flashref.model_figures import (
     compression,
     filter_steps,
@@ -39,6 +40,7 @@ __all__ = [
     "breakdown",
     "circular_trick",
     "compression",
+    "contributions_known",
     "cost_choices",
     "cost_per_step",
     "counted_over_length",
