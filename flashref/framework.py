@@ -85,8 +85,8 @@ class Online(Generic[X, A, Z]):
     base: size of the blocks in which every step calls cont up to the block's end; the tiles above go to mixer.tile.
 
     All pushes together cost ``sum_q L/2^(q+1) T(2^q)`` in tiles for L = 2^k and base 1 (with T(U) = U^2 as much as the
-    plain sum, L(L-1)/2; with T(U) = c U log U the total is O(L log^2 L)), plus L red cells, plus about L/2 log2(L)
-    calls of agg that join the tiles. The tiles of one output arrive in the order of their inputs (a tile's inputs end
+    plain sum, L(L-1)/2; with T(U) = c U log U the total is O(L log^2 L)), plus L red cells, plus L/2 log2(L) calls of
+    agg that join them. The tiles of one output arrive in the order of their inputs (a tile's inputs end
     at the step at which it runs), so agg need not commute. Memory: L inputs and at most L aggregates.
     """
 

@@ -128,5 +128,5 @@ def _show(value: object) -> str:
         inner = ", ".join(map(_show, value))
         return f"({inner})" if isinstance(value, tuple) else f"[{inner}]"
     if isinstance(value, Tensor | np.ndarray):
-        return _show(value.tolist())
+        return _show(value.tolist() if value.shape != (1,) else value[0].item())  # one channel: a number
     return f"{value:.4g}" if isinstance(value, float) else repr(value)

@@ -119,14 +119,14 @@ def test_every_base_and_prompt_with_its_own_tile_and_with_tiles_made_of_cont(nam
         assert_close(torch.stack(z) if L else expected, expected, 1e-10)
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+@on_every_example
 def test_the_offline_definition_is_the_definition_written_out(name):
     mixer, x, expected = drawn(name, 50)
     assert_close(torch.stack(offline(mixer, x)), expected, 1e-12)
 
 
 @pytest.mark.parametrize("batch", [(), (3,), (2, 3)])
-@pytest.mark.parametrize("name", EXAMPLES)
+@on_every_example
 def test_rows_may_have_batch_dimensions(name, batch):
     mixer, _, _ = drawn(name, 20)
     g = torch.Generator().manual_seed(0)
@@ -175,11 +175,15 @@ def test_in_a_schedule_whose_tiles_end_at_their_step_the_inputs_of_each_output_c
 class Counting(LongConvolution):
     def __init__(self, L):
         super().__init__(torch.ones(1, max(L, 1), dtype=torch.float64))
-        self.tiles, self.conts = [], 0
+        self.tiles, self.conts, self.joins = [], 0, 0
 
     def cont(self, x, j, t):
         self.conts += 1
         return super().cont(x, j, t)
+
+    def agg(self, earlier, later):
+        self.joins += 1
+        return super().agg(earlier, later)
 
     def tile(self, x, inputs, outputs):
         assert len(x) == inputs.stop == outputs.start, "a tile is given what is known, up to its last input"
@@ -195,6 +199,7 @@ def test_of_2_to_the_k_positions_a_gets_l_over_2u_tiles_of_each_size_and_there_a
     assert sizes == {2**q: L // 2 ** (q + 1) for q in range(k)}
     assert all(len(inputs) == len(outputs) for inputs, outputs in mixer.tiles)
     assert mixer.conts == L
+    assert mixer.joins == L * k / 2
 
 
 @given(L=st.integers(1, 100), base=st.integers(1, 20), prompt=st.none() | st.integers(1, 100))
@@ -208,8 +213,8 @@ def test_a_gets_the_gray_tiles_of_the_schedule_and_one_more_for_a_prompt(L, base
         online.push(torch.ones(1, dtype=torch.float64))
     gray = [tile for tile in schedule(L - prompt, base=base) if tile.step % base == 0]
     assert [(len(i), len(o)) for i, o in mixer.tiles[in_prompt:]] == [(len(t.inputs), len(t.outputs)) for t in gray]
-    assert mixer.tiles[in_prompt - 1 : in_prompt] == ([(range(prompt), range(prompt, L))] if 0 < prompt < L else (
-        mixer.tiles[in_prompt - 1 : in_prompt]))  # fmt: skip
+    if 0 < prompt < L:
+        assert mixer.tiles[in_prompt - 1] == (range(prompt), range(prompt, L))
     columns = sum(len(t.outputs) for t in schedule(L - prompt, base=base) if t.step % base)
     assert mixer.conts == L - prompt + columns
 

@@ -43,7 +43,7 @@ def test_softmax_attention_lacks_p2_and_two_lines_of_numbers_show_it():
         inputs, _, contribution = line.partition(": cont = ")
         (_, k_0, v_0), (q_1, _, _) = eval(inputs.split("inputs ")[1])
         s, v, one = eval(contribution)
-        assert s[0] == pytest.approx(q_1[0] * k_0[0], rel=1e-2) and v == v_0 and one == [1]
+        assert s == pytest.approx(q_1 * k_0, rel=1e-2) and v == v_0 and one == 1
 
 
 def test_softmax_attention_has_p1_and_is_refused_online_by_the_name_of_p2_before_anything_changes():
