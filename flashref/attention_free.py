@@ -60,7 +60,7 @@ class AttentionFreeLayer(nn.Module):
         return torch.sigmoid(self.query(u)) * mean.mT
 
     def online(self, engine: str = "auto", batch_size: int = 1) -> "OnlineAttentionFree":
-        """The layer one position at a time, with the weights as they are now."""
+        """The layer one position at a time. Its bias is taken as it is now, its projections are shared."""
         return OnlineAttentionFree(self, engine, batch_size)
 
 
@@ -82,7 +82,8 @@ class OnlineAttentionFree:
         self._w = layer.w.detach().clone()
         self._mixer = make_mixer(engine, layer.filter(L)[None], 2 * batch_size)
         self._batch, self._room = batch_size, log(torch.finfo(self._w.dtype).max) / 2
-        self._k, self._v = self._w.new_zeros(2, batch_size, D, L)
+        with torch.inference_mode(False):  # made inside it, they could not be updated outside it
+            self._k, self._v = self._w.new_zeros(2, batch_size, D, L)
         self.position = self.direct = self.moved = 0
 
     @torch.no_grad()

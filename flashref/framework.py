@@ -73,7 +73,8 @@ class ContributionMixer(ABC, Generic[X, A, Z]):
     def tile(self, x: Sequence[X], inputs: range, outputs: range) -> Sequence[A]:
         """The paper's routine A: for each output the aggregate over the inputs, which end right before the outputs.
 
-        This one makes T(U) = U^2 calls of cont for U inputs and U outputs. Override it if you know a faster way.
+        A tile of the schedule has at most as many outputs as inputs; that of a prompt has all that are left. This one
+        makes T(U) = U^2 calls of cont for U inputs and U outputs. Override it if you know a faster way.
         """
         # Known: cont is shown what P2 lets it read, and nothing else.
         return [reduce(self.agg, (self.cont(Known(x, j), j, t) for j in inputs)) for t in outputs]

@@ -122,6 +122,16 @@ def test_a_bias_of_any_height_is_normalised_by_its_maximum():
     assert_close(layer(u), truth(layer, u), 1e-5)
 
 
+def test_a_large_key_and_a_large_bias_are_added_without_rounding_in_a_direct_sum():
+    """In float32 1000.03 + 7000.02 is off by 2e-4, and exp of it by as much."""
+    layer, u = keyed([1000.03, 0.02, 0.07, 0.05], 0.0, torch.float32, w=[7000.02, 6000.04, 5000.06, 5000.01])
+    with torch.no_grad():
+        layer.value.weight.mul_(1000.0)
+    y, online = pushed(layer, u)
+    assert online.direct > 0
+    assert_close(y, truth(layer, u), 3e-6)
+
+
 @pytest.mark.parametrize(("dtype", "room"), [(torch.float32, 44), (torch.float64, 354)])
 def test_the_shift_moves_only_when_exp_might_overflow_and_ordinary_keys_need_no_direct_sum(dtype, room):
     layer, u = drawn(300, 4, 2, dtype)
@@ -140,9 +150,10 @@ def test_the_layer_is_the_frameworks_mixer_between_projections():
     assert_close(layer(u)[0], z, 1e-11)
 
 
-@pytest.mark.parametrize("slope", [0.0, 3.0])
-def test_gradients_are_those_of_the_definition_in_outputs_by_fft_and_in_direct_ones(slope):
-    layer, u = drawn(12, 2, 1, spread=5.0, slope=slope)
+@pytest.mark.parametrize(("spread", "slope"), [(5.0, 0.0), (5.0, 3.0), (1000.0, 0.0)])
+def test_gradients_are_those_of_the_definition_in_outputs_by_fft_and_in_direct_ones(spread, slope):
+    """With keys of a thousand the convolutions give 0/0, whose gradient must not get out."""
+    layer, u = drawn(12, 2, 1, spread=spread, slope=slope)
     parameters = list(layer.parameters())
 
     def written_out():
@@ -200,11 +211,21 @@ def test_refused_calls_name_what_is_wrong_and_change_nothing():
         online.prefill(u)
 
 
+def test_an_online_layer_made_or_begun_in_inference_mode_goes_on_outside_it():
+    layer, u = drawn(40, 2, spread=5.0)
+    with torch.inference_mode():
+        online = layer.online()
+        y = [online.prefill(u[:, :10])] + [online.push(u[:, t])[:, None] for t in range(10, 20)]
+    y += [online.push(u[:, t])[:, None] for t in range(20, 40)]
+    assert_close(torch.cat([part.clone() for part in y], 1), truth(layer, u), 1e-11)
+
+
 def test_the_online_layer_keeps_its_weights_and_what_it_gave_out():
-    layer, u = drawn(40, 2)
+    layer, u = drawn(40, 2, spread=5.0, slope=3.0)
     expected, online, buffer, kept = truth(layer, u), layer.online(), torch.empty_like(u[:, 0]), []
     with torch.no_grad():
         layer.w.zero_()
     for u_t in u.unbind(1):
         kept.append(online.push(buffer.copy_(u_t)))
     assert_close(torch.stack(kept, 1), expected, 1e-11)
+    assert 0 < online.direct < 40  # by the engine and directly

@@ -232,6 +232,15 @@ def test_without_a_fast_tile_every_pair_is_asked_for_once():
         assert mixer.asked == {(j, t): 1 for t in range(L) for j in range(t + 1)}
 
 
+def test_of_the_aggregates_only_those_that_are_still_owed_are_kept():
+    online = Online(MatrixProduct(), 20, 3)
+    online.prefill([np.eye(2)] * 4)
+    for t in range(4, 20):
+        assert set(online._sums) == set(range(t, 20))
+        online.push(np.eye(2))
+    assert not online._sums
+
+
 def test_kept_outputs_and_reused_inputs_change_nothing():
     class First(ContributionMixer):
         """Hands out what it was given: the input itself is the contribution, the aggregate and the output."""
