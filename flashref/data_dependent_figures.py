@@ -93,6 +93,30 @@ def product_points(lengths: Sequence[int], base: int = 1) -> Figure:
     return figure
 
 
+@styled_figure
+def filters_from_data(sizes: Sequence[Sequence[float]], marks: Sequence[Sequence[int]]) -> Figure:
+    """The filters that sequences made for themselves: one panel each, how large rho is at each lag, and the marks.
+
+    sizes: for each sequence the size of its filter at lag 0, 1, .. (over the channels); marks: for each the positions
+    where its mark stands. Raises ValueError for none or more than six, or lists of different lengths.
+    """
+    if not 1 <= len(sizes) <= 6 or len(marks) != len(sizes):
+        raise ValueError(f"sizes and marks must hold 1 .. 6 sequences both, got {len(sizes)} and {len(marks)}")
+    figure = Figure(figsize=(9, 1.1 + 1.25 * len(sizes)))
+    panels = figure.subplots(len(sizes), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, size, places in zip(panels, sizes, marks, strict=True):
+        lags = np.arange(len(size))
+        marked = np.isin(lags, places)
+        colours = np.where(marked, PARTS["filter"], PARTS["gray_tile"])
+        axes.bar(lags, size, 0.8, color=colours)
+        axes.plot(lags[marked], np.asarray(size)[marked], "v", color=PARTS["filter"], label="the mark's positions")
+        axes.set(ylabel="size of $\\rho$")
+    panels[-1].set(xlabel="lag i (positions)")
+    panels[0].set_title("Each sequence makes its own filter, large where its mark stands")
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 0.98))
+    return figure
+
+
 def _points(make, lengths: Sequence[int], *base: int) -> np.ndarray:
     return np.array([product_cost(make(L, *base)).fft_points for L in lengths])
 

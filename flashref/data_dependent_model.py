@@ -4,6 +4,7 @@ The operator is Hyena's of order 2 with one change: the filter's tap at lag i is
 stream at position i, times the decay window. So tap i is known at step i and not before, and generation needs the
 relaxed product of two online series (data_dependent.py).
 
+    import torch
     from flashref import HyenaConfig
     from flashref.data_dependent_model import DataDependentHyena, generate
 
@@ -11,13 +12,15 @@ relaxed product of two online series (data_dependent.py).
     prompt = torch.arange(10)
     tokens = generate(model, prompt, 500)                                   # (1, 510), O(L log^2 L)
     assert (tokens == generate(model, prompt, 500, engine="lazy")).all()    # O(L^2)
+
+repeated_words is a task that needs such a filter: how far to look back is written in the sequence itself.
 """
 
 import math
 from collections.abc import Callable, Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from flashref.config import HyenaConfig
@@ -63,19 +66,28 @@ class DataDependentOperator(nn.Module):
         Raises ValueError for a wrong shape or device, or more than l_max positions; TypeError for a wrong dtype.
         """
         check_like_weights("u", u, {"B": None, "L": None, "D": self.d_model}, self.in_proj.weight)
+        x, rho, gate_after = self._all_streams(u)
+        return self.out_proj(causal_product(x.mT, rho.mT).mT * gate_after)
+
+    def filters(self, u: Float[Tensor, "B L D"]) -> Float[Tensor, "B D L"]:
+        """The filter that each sequence makes for itself: rho, (B, D, L), to be looked at. Raises as forward does."""
+        check_like_weights("u", u, {"B": None, "L": None, "D": self.d_model}, self.in_proj.weight)
+        return self._all_streams(u)[1].mT
+
+    def _all_streams(self, u: Float[Tensor, "B L D"]) -> tuple[Tensor, Tensor, Tensor]:
         L = u.shape[1]
         if L > self.l_max:
             raise ValueError(f"u has {L} positions but the window holds l_max = {self.l_max}")
-        s = self.short_filter(self.in_proj(u).mT)[..., :L].mT
-        x, rho, gate_after = self.streams(s, self.window[:L])
-        return self.out_proj(causal_product(x.mT, rho.mT).mT * gate_after)
+        return self.streams(self.short_filter(self.in_proj(u).mT)[..., :L].mT, self.window[:L])
 
-    def online(self, length: int | None = None, batch_size: int = 1, engine: str = "relaxed") -> "OnlineOperator":
+    def online(
+        self, length: int | None = None, batch_size: int = 1, engine: str = "relaxed"
+    ) -> "OnlineDataDependentOperator":
         """The same operator one position at a time: ``.push(u_t)``, (B, D) -> (B, D), up to length (l_max) times."""
-        return OnlineOperator(self, length, batch_size, engine)
+        return OnlineDataDependentOperator(self, length, batch_size, engine)
 
 
-class OnlineOperator:
+class OnlineDataDependentOperator:
     """A DataDependentOperator position by position; its weights are shared, its forward's FFT is not.
 
     engine: "relaxed", O(L log^2 L) per channel for L steps, or "lazy", O(L^2). Raises ValueError for another engine or
@@ -210,6 +222,27 @@ def generate(
         if t + 1 >= P:
             tokens.append(sample(logits[:, : model.config.vocab_size], temperature, None, generator))
     return torch.stack(tokens, dim=1)
+
+
+def repeated_words(
+    batch_size: int, length: int, seed: int, symbols: int = 8, longest: int = 31
+) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """A task for a filter that depends on the data: a word, a mark, and the same again and again up to the length.
+
+    A word has 6 to ``longest`` symbols, 0 .. symbols-1, drawn at random; the mark is the token ``symbols``. How far to
+    look back is known from the position of the first mark alone. Returns the tokens, and where they follow from those
+    before: everywhere behind the first mark. Raises ValueError or TypeError for what does not fit.
+    """
+    for name, value, least in (("batch_size", batch_size, 1), ("length", length, 1), ("symbols", symbols, 2)):
+        check_count(name, value, least)
+    check_count("longest", longest, 6)
+    check_integers(seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    size, t = torch.randint(6, longest + 1, (batch_size, 1), generator=generator), torch.arange(length)
+    word = torch.randint(0, symbols, (batch_size, longest), generator=generator)
+    place = t % (size + 1)
+    tokens = torch.where(place == size, symbols, word.gather(1, place.clamp(max=longest - 1)))
+    return tokens, t > size
 
 
 def check_engine(engine: str) -> None:

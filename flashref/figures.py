@@ -15,7 +15,12 @@ from flashref.cost_figures import (
     tile_times,
     tiles_per_size,
 )
-from flashref.data_dependent_figures import product_points, product_tiling, two_product_tilings
+from flashref.data_dependent_figures import (
+    filters_from_data,
+    product_points,
+    product_tiling,
+    two_product_tilings,
+)
 from flashref.figure_style import COLOURS, PARTS, as_png
 from flashref.framework_figures import contributions_known
 from flashref.model_figures import (
@@ -48,6 +53,7 @@ __all__ = [
     "cumulative_time",
     "filter_steps",
     "filters",
+    "filters_from_data",
     "growth_curve",
     "level_shares",
     "logit_gaps",

@@ -23,7 +23,7 @@ from flashref.data_dependent import (
     product_schedule,
     square_schedule,
 )
-from flashref.data_dependent_model import DataDependentHyena, DataDependentOperator, generate
+from flashref.data_dependent_model import DataDependentHyena, DataDependentOperator, generate, repeated_words
 from flashref.tiling import cost
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
@@ -182,14 +182,16 @@ def test_the_offline_product_is_the_sum_and_refuses_by_name():
         causal_product(x, rho.float())
 
 
-@pytest.mark.parametrize("make", PRODUCTS)
-def test_the_example_of_the_module_runs_as_it_stands(capsys):
+def test_the_examples_of_the_modules_run_as_they_stand(capsys):
     text = flashref.data_dependent.__doc__
     exec(textwrap.dedent(text[text.index("    import torch") : text.index("How it works")]), {})
     error, ratio = map(float, re.findall(r"[\d.]+(?:e-\d+)?", capsys.readouterr().out.replace("tensor", "")))
     assert error < 1e-3 and 1 < ratio < 1.5
+    text = flashref.data_dependent_model.__doc__
+    exec(textwrap.dedent(text[text.index("    import torch") : text.index("repeated_words")]), {})
 
 
+@pytest.mark.parametrize("make", PRODUCTS)
 def test_each_output_may_depend_on_all_before_it(make):
     """Both series are made from the outputs so far: what is pushed cannot have been known before."""
     L, product = 200, make(2, 200, dtype=torch.float64)
@@ -325,6 +327,8 @@ def test_forward_and_push_are_the_operators_definition(B, L):
 
 def test_the_filter_of_a_position_depends_on_the_inputs_up_to_it_and_on_no_later_one():
     operator, u = model_in_float64().layers[0].mixer, draw(1, 60, 4)[0]
+    assert_close(operator.filters(u[:, :30]), operator.filters(u)[..., :30], 1e-12)
+    assert not torch.allclose(operator.filters(2 * u), operator.filters(u))
     changed = u.clone()
     changed[:, 30] += 1
     y, other = operator(u), operator(changed)
@@ -376,6 +380,34 @@ def test_the_last_token_of_a_full_window_is_not_fed_back():
         generate(model, torch.zeros(1, dtype=torch.long), 201)
 
 
+@given(sizes=st.tuples(st.integers(1, 4), st.integers(1, 90)), seed=st.integers(0, 99), longest=st.integers(6, 40))
+def test_repeated_words_repeat_from_the_first_mark_on(sizes, seed, longest):
+    tokens, known = repeated_words(*sizes, seed, symbols=3, longest=longest)
+    assert tokens.shape == known.shape == sizes
+    for row, follows in zip(tokens.tolist(), known.tolist(), strict=True):
+        first = row.index(3) if 3 in row else len(row)
+        assert min(6, len(row)) <= first <= longest and follows == [t > first for t in range(len(row))]
+        assert all(row[t] == row[t - first - 1] for t in range(first + 1, len(row)))
+
+
+def test_one_layer_learns_to_repeat_words_of_any_length_and_goes_on_far_beyond_what_it_saw():
+    """100 steps on 96 positions; then a word and its mark are given, and the next 375 tokens are the word again."""
+    config = HyenaConfig(d_model=32, n_layer=1, d_inner=64, vocab_size=9, l_max=400, slow_decay=50.0, fast_decay=7.5)
+    model = DataDependentHyena(config, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(100):
+        tokens, known = repeated_words(32, 96, seed=step)
+        logits = model(tokens)[:, :-1][known[:, 1:]]
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(logits, tokens[:, 1:][known[:, 1:]]).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+    tokens, known = repeated_words(4, 401, seed=1000)
+    for row, follows in zip(tokens, known, strict=True):
+        prompt = row[: int(follows.nonzero()[0])]
+        assert (generate(model, prompt, 401 - len(prompt))[0] == row).double().mean() > 0.99
+
+
 @pytest.mark.parametrize(
     "call, error, words",
     [
@@ -389,6 +421,10 @@ def test_the_last_token_of_a_full_window_is_not_fed_back():
         (lambda m: m(torch.ones(1, 201, dtype=torch.long)), ValueError, "hold l_max = 200"),
         (lambda m: m.layers[0].mixer(torch.ones(1, 201, 4).double()), ValueError, "u has 201 positions"),
         (lambda m: m.layers[0].mixer(torch.ones(1, 2, 4)), TypeError, "u must be torch.float64"),
+        (lambda m: m.layers[0].mixer.filters(torch.ones(1, 201, 4).double()), ValueError, "u has 201 positions"),
+        (lambda m: repeated_words(0, 5, 0), ValueError, "batch_size must be >= 1"),
+        (lambda m: repeated_words(1, 5, 0, longest=5), ValueError, "longest must be >= 6"),
+        (lambda m: repeated_words(1, 5, None), TypeError, "seed must be an integer"),
         (lambda m: m.layers[0].mixer.online(201), ValueError, "length must be at most l_max = 200, got 201"),
         (lambda m: m.layers[0].mixer.online().push(torch.ones(1, 4)), TypeError, "u_t must be torch.float64"),
         (lambda m: m.layers[0].mixer.online().push(torch.ones(2, 4).double()), ValueError, "u_t must have shape"),
