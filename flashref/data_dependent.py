@@ -153,7 +153,8 @@ class LazyProduct(OnlineProduct):
 class RelaxedProduct(OnlineProduct):
     """The tiles of product_schedule(length, base): O(L log^2 L) per channel.
 
-    For L = 2^k all transforms together have 3L(k-2) points; those of a fixed filter have 2L(k-1): at most 1.5 times.
+    For L = 2^k and base 1 all transforms together have 3L(k-2) points, those of a fixed filter 2L(k-1): less than 1.5
+    times as many.
 
     base: b, the block size; inside a block a step makes two fused calls. A tile whose shorter side has at most
     ``direct_up_to`` positions is done directly, a larger one by FFT; about ``chunk_points`` points go into one call, so

@@ -112,8 +112,8 @@ def filters_from_data(sizes: Sequence[Sequence[float]], marks: Sequence[Sequence
         axes.plot(lags[marked], np.asarray(size)[marked], "v", color=PARTS["filter"], label="the mark's positions")
         axes.set(ylabel="size of $\\rho$")
     panels[-1].set(xlabel="lag i (positions)")
-    panels[0].set_title("Each sequence makes its own filter, large at the lags where its mark stood")
-    panels[0].legend(loc="lower right", frameon=True)
+    panels[0].set_title("Each sequence makes its own filter, large where its mark stands")
+    panels[0].legend(loc="lower right", bbox_to_anchor=(1, 0.98))
     return figure
 
 

@@ -4,6 +4,7 @@ The operator is Hyena's of order 2 with one change: the filter's tap at lag i is
 stream at position i, times the decay window. So tap i is known at step i and not before, and generation needs the
 relaxed product of two online series (data_dependent.py).
 
+    import torch
     from flashref import HyenaConfig
     from flashref.data_dependent_model import DataDependentHyena, generate
 
@@ -11,6 +12,8 @@ relaxed product of two online series (data_dependent.py).
     prompt = torch.arange(10)
     tokens = generate(model, prompt, 500)                                   # (1, 510), O(L log^2 L)
     assert (tokens == generate(model, prompt, 500, engine="lazy")).all()    # O(L^2)
+
+repeated_words is a task that needs such a filter: how far to look back is written in the sequence itself.
 """
 
 import math
@@ -77,12 +80,14 @@ class DataDependentOperator(nn.Module):
             raise ValueError(f"u has {L} positions but the window holds l_max = {self.l_max}")
         return self.streams(self.short_filter(self.in_proj(u).mT)[..., :L].mT, self.window[:L])
 
-    def online(self, length: int | None = None, batch_size: int = 1, engine: str = "relaxed") -> "OnlineOperator":
+    def online(
+        self, length: int | None = None, batch_size: int = 1, engine: str = "relaxed"
+    ) -> "OnlineDataDependentOperator":
         """The same operator one position at a time: ``.push(u_t)``, (B, D) -> (B, D), up to length (l_max) times."""
-        return OnlineOperator(self, length, batch_size, engine)
+        return OnlineDataDependentOperator(self, length, batch_size, engine)
 
 
-class OnlineOperator:
+class OnlineDataDependentOperator:
     """A DataDependentOperator position by position; its weights are shared, its forward's FFT is not.
 
     engine: "relaxed", O(L log^2 L) per channel for L steps, or "lazy", O(L^2). Raises ValueError for another engine or

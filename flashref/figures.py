@@ -17,6 +17,7 @@ from flashref.cost_figures import (
 )
 from flashref.data_dependent_figures import filters_from_data, product_points, product_tiling, two_product_tilings
 from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.framework_figures import contributions_known
 from flashref.model_figures import (
     compression,
     filter_steps,
@@ -51,6 +52,7 @@ __all__ = [
     "calls_measured",
     "circular_trick",
     "compression",
+    "contributions_known",
     "cost_choices",
     "cost_per_step",
     "counted_over_length",

@@ -20,7 +20,7 @@ def pairs(tiles):
     return sorted(pair for tile in tiles for pair in tile.pairs())
 
 
-@pytest.mark.parametrize("L", [0, 1, 2, 13, 16, 64])
+@pytest.mark.parametrize("L", [0, 1, 2, 13, 33])
 @pytest.mark.parametrize("make", [product_schedule, square_schedule, lambda L: product_schedule(L, 4)])
 def test_every_pair_is_drawn_once_and_two_red_cells_for_each_output_but_the_first(make, L):
     (axes,) = figures.product_tiling(make(L), L).axes
