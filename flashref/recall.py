@@ -31,10 +31,10 @@ class Task:
     Tokens: the keys, as many questions (question k asks for the value of key k), ``values`` values, and the blank.
     """
 
-    keys: int = 8
+    keys: int = 4
     values: int = 8
-    page: int = 64
-    back: int = 32
+    page: int = 32
+    back: int = 64
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -75,32 +75,31 @@ class Task:
         return "·" if token == self.blank else str(token - 2 * self.keys)
 
 
-def sequences(
-    task: Task, batch: int, pages: int, seed: int
-) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
-    """``batch`` random sequences of ``pages`` pages, and where in them a question stands: the answer is the next token.
+def sequences(task: Task, batch: int, pages: int, seed: int) -> tuple[Int[Tensor, "B L"], Bool[Tensor, "B L"]]:
+    """``batch`` random sequences of ``pages`` pages, and which questions count: their answers are the next tokens.
 
-    The first ``back`` pages have nothing to ask about: blanks stand there. The same seed gives the same sequences.
-    Raises TypeError or ValueError for a count below 1 or a seed that is no integer.
+    The first ``back`` pages ask about pages before the beginning; those answers cannot be known and do not count. The
+    same seed gives the same sequences. Raises TypeError or ValueError for a count below 1 or a seed that is no integer.
     """
     check_count("batch", batch, 1)
     check_count("pages", pages, 1)
     check_integers(seed=seed)
     generator = torch.Generator().manual_seed(seed)
 
-    def orders() -> Tensor:
+    def orders() -> Int[Tensor, "B pages keys"]:
         return torch.rand(batch, pages, task.keys, generator=generator).argsort(-1)
 
-    values = 2 * task.keys + torch.randint(task.values, (batch, pages, task.keys), generator=generator)
-    asked, listed, both = orders()[:, task.back :], orders(), 2 * task.keys
+    first = 2 * task.keys  # the token of the first value, and how many tokens of a page are questions and answers
+    values = first + torch.randint(task.values, (batch, task.back + pages, task.keys), generator=generator)
+    asked, listed = orders(), orders()
     tokens = torch.full((batch, pages, task.page), task.blank)
-    questions = torch.zeros_like(tokens, dtype=torch.bool)
-    tokens[:, task.back :, 0:both:2] = task.keys + asked
-    tokens[:, task.back :, 1:both:2] = values[:, : pages - task.back].gather(-1, asked) if pages > task.back else 0
-    questions[:, task.back :, 0:both:2] = True
-    tokens[:, :, both : 2 * both : 2] = listed
-    tokens[:, :, both + 1 : 2 * both : 2] = values.gather(-1, listed)
-    return tokens.flatten(1), questions.flatten(1)
+    tokens[..., 0:first:2] = task.keys + asked
+    tokens[..., 1:first:2] = values[:, :pages].gather(-1, asked)
+    tokens[..., first : 2 * first : 2] = listed
+    tokens[..., first + 1 : 2 * first : 2] = values[:, task.back :].gather(-1, listed)
+    count = torch.zeros_like(tokens, dtype=torch.bool)
+    count[:, task.back :, 0:first:2] = True
+    return tokens.flatten(1), count.flatten(1)
 
 
 @torch.no_grad()

@@ -97,7 +97,9 @@ def recall_reach(task: Task, energy: Mapping[str, Float[np.ndarray, " L"]]) -> F
         axes.stairs(parts, step * np.arange(len(parts) + 1), fill=True, color=PARTS["filter"])
         axes.set(ylabel="energy (%)", xlim=(0, len(share)))
         axes.annotate(name, (0.01, 0.95), xycoords="axes fraction", va="top")
-    grid[0].set_title(f"Where the filters look: the answers stand {task.lags.start} to {task.lags.stop - 1} tokens back")
+    grid[0].set_title(
+        f"Where the filters look: the answers stand {task.lags.start} to {task.lags.stop - 1} tokens back"
+    )
     grid[-1].set_xlabel("lag (tokens)")
     return figure
 

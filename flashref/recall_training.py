@@ -41,12 +41,12 @@ class Settings:
     and fall to zero over the last ``decay`` of its steps.
     """
 
-    keys: int = 8
+    keys: int = 4
     values: int = 8
-    page: int = 64
-    back: int = 32
+    page: int = 32
+    back: int = 64
     first_back: int = 2
-    steps: int = 400
+    steps: int = 500
     batch: int = 4096
     warmup: int = 20
     decay: float = 0.4
@@ -99,9 +99,7 @@ class Settings:
         )
 
 
-def answer_loss(
-    model: Hyena, tokens: Int[Tensor, "B L"], questions: Bool[Tensor, "B L"]
-) -> tuple[Tensor, float]:
+def answer_loss(model: Hyena, tokens: Int[Tensor, "B L"], questions: Bool[Tensor, "B L"]) -> tuple[Tensor, float]:
     """The mean cross-entropy of the answers, in nats, and the share of questions that are answered rightly."""
     logits = model(tokens[:, :-1])[questions[:, :-1]]
     answers = tokens[:, 1:][questions[:, :-1]]
