@@ -28,6 +28,7 @@ from flashref.model_figures import (
 )
 from flashref.operator_figure import operator_diagram
 from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
+from flashref.recall_figures import recall_accuracy, recall_reach, recall_sequence
 from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
 
 __all__ = [
@@ -53,6 +54,9 @@ __all__ = [
     "operator_diagram",
     "product_grid",
     "prompt_tiling",
+    "recall_accuracy",
+    "recall_reach",
+    "recall_sequence",
     "recorded_time_per_token",
     "recursion_unrolled",
     "roots_of_unity",

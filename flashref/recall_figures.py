@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float, Int
-from matplotlib.colors import ListedColormap, to_rgb
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
@@ -12,70 +12,66 @@ from flashref.figure_style import COLOURS, PARTS, styled_figure
 from flashref.recall import Task
 
 KINDS = {  # what a token of the task is, and its colour
-    "question": PARTS["formula"],
-    "its answer": PARTS["now"],
-    "key": PARTS["gray_tile"],
-    "its new value": PARTS["block"],
+    "question": "#C4BEDB",
+    "answer": "#E6E3F0",
+    "key": PARTS["owed"],
+    "value": "#F4F4F4",
     "blank": "#FFFFFF",
 }
+SHOWN = 4  # pages at either end
 
 
 @styled_figure
 def recall_sequence(task: Task, tokens: Int[np.ndarray, " L"], key: int = 0) -> Figure:
-    """One sequence of the task, a page to a row, its last page the one that asks about the first row.
+    """One sequence of the task, a page to a row, up to the page that asks about the first row; pages between left out.
 
-    tokens: back + 1 pages or more, of which the last back + 1 are drawn; of each page the part that is not always
-    blank. Each place where the value of ``key`` is written, asked for or answered is framed and spelt out. Raises
-    ValueError for tokens that are not whole pages or too few, or a key that the task does not have.
+    tokens: back + 1 pages or more, of which the last back + 1 are meant. What the last page asks of ``key``, and where
+    its answer stands, have a thick frame; the values of the same key on other pages a thin one. Raises ValueError for
+    tokens that are not whole pages or too few, or a key that the task does not have.
     """
     if len(tokens) % task.page or len(tokens) < task.page * (task.back + 1):
         raise ValueError(f"tokens must be at least {task.back + 1} pages of {task.page}, got {len(tokens)} tokens")
     if not 0 <= key < task.keys:
         raise ValueError(f"key must lie in 0 .. {task.keys - 1}, got {key}")
-    first, width = len(tokens) // task.page - task.back - 1, 4 * task.keys
-    pages = np.asarray(tokens).reshape(-1, task.page)[first:, :width]
-    place = np.arange(width)
-    kind = np.where(place < 2 * task.keys, place % 2, 2 + place % 2) + np.zeros((len(pages), 1), dtype=int)
-    kind[pages == task.blank] = 4
-    figure = Figure(figsize=(9, 1.4 + 0.16 * len(pages)))
+    pages = np.asarray(tokens).reshape(-1, task.page)[-task.back - 1 :]
+    shown = [p for p in range(len(pages)) if min(p, task.back - p) < SHOWN]
+    rows = [p if p < SHOWN or task.back < 2 * SHOWN else p - task.back + 2 * SHOWN for p in shown]  # one row is a gap
+    figure = Figure(figsize=(9.5, 1.5 + 0.3 * (rows[-1] + 1)))
     axes = figure.subplots()
-    axes.imshow(kind, cmap=ListedColormap(list(KINDS.values())), vmin=0, vmax=4, aspect="auto", alpha=0.55)
-    small = {"ha": "center", "va": "center", "fontsize": 7}
-    for row, page in enumerate(pages):
-        (at,) = np.nonzero(page[: width // 2] == task.keys + key)
-        if row == len(pages) - 1 and len(at):
-            _frame(axes, row, at[0], PARTS["now"])
-            _spell(axes, task, page, row, at[0], small)
-        (at,) = np.nonzero(page[width // 2 :] == key)
-        at = width // 2 + at[0]
-        _frame(axes, row, at, PARTS["now"] if row == 0 else PARTS["wrong"])
-        _spell(axes, task, page, row, at, small)
+    for row, page in zip(rows, pages[shown], strict=True):
+        for place, token in enumerate(page.tolist()):
+            kind = "blank" if place >= 4 * task.keys else list(KINDS)[place % 2 + 2 * (place >= 2 * task.keys)]
+            axes.add_patch(Rectangle((place, row), 1, 1, facecolor=KINDS[kind], edgecolor="white", linewidth=1))
+            axes.text(place + 0.5, row + 0.5, task.name(token), ha="center", va="center", fontsize=8)
+        written = 2 * task.keys + int(np.flatnonzero(page[2 * task.keys :] == key)[0])
+        meant = row == 0
+        _frame(axes, written, row, PARTS["now"] if meant else COLOURS["lazy"], 2.5 if meant else 1)
+    asked = int(np.flatnonzero(pages[-1] == task.keys + key)[0])
+    _frame(axes, asked, rows[-1], PARTS["now"], 2.5)
+    if left_out := len(pages) - len(shown):
+        axes.text(0, SHOWN + 0.5, f"... {left_out} more pages ...", va="center", fontsize=9)
     axes.grid(False)
-    axes.set(xlabel="place in the page (tokens)", ylabel="page")
-    every = max(1, task.back // 8)
-    axes.set_yticks(range(0, len(pages), every), range(first, first + len(pages), every))
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set(xlim=(-0.1, task.page + 0.1), ylim=(rows[-1] + 1.1, -0.1), xlabel="place in the page (tokens)")
+    axes.set_ylabel("starts at token")
+    axes.set_yticks([row + 0.5 for row in rows], [len(tokens) - (len(pages) - p) * task.page for p in shown])
     letter = task.name(key)
     axes.set_title(
-        f"The last page asks for the {letter} of {task.distance} tokens ago: "
-        f"{task.back - 1} pages since then say something else"
+        f"“{letter}?” on the last page means the {letter} of {task.back} pages ago, "
+        f"not those of the {task.back - 1} pages in between"
     )
-    marks = [Patch(facecolor=(*to_rgb(colour), 0.55), edgecolor="gray", label=name) for name, colour in KINDS.items()]
+    marks = [Patch(facecolor=colour, edgecolor="lightgray", label=name) for name, colour in KINDS.items()]
     marks += [
-        Patch(facecolor="none", edgecolor=PARTS["now"], linewidth=2, label=f"{letter}, asked for and meant"),
-        Patch(facecolor="none", edgecolor=PARTS["wrong"], linewidth=2, label=f"{letter} on other pages"),
+        Patch(facecolor="none", edgecolor=PARTS["now"], linewidth=2.5, label=f"{letter}, asked for and meant"),
+        Patch(facecolor="none", edgecolor=COLOURS["lazy"], linewidth=1, label=f"{letter} on other pages"),
     ]
-    figure.legend(handles=marks, loc="outside lower center", ncols=4)
+    figure.legend(handles=marks, loc="outside lower center", ncols=7, columnspacing=1.2, handlelength=1.5)
     return figure
 
 
-def _frame(axes, row: int, at: int, colour: str) -> None:
-    axes.add_patch(Rectangle((at - 0.5, row - 0.5), 2, 1, fill=False, edgecolor=colour, linewidth=1.8, zorder=3))
-
-
-def _spell(axes, task: Task, page: Int[np.ndarray, " S"], row: int, at: int, style: dict) -> None:
-    for place in (at, at + 1):
-        colour = "white" if page[place] >= task.keys and page[place] < 2 * task.keys else "black"
-        axes.text(place, row, task.name(int(page[place])), color=colour, **style)
+def _frame(axes: Axes, place: int, row: int, colour: str, width: float) -> None:
+    axes.add_patch(Rectangle((place, row), 2, 1, fill=False, edgecolor=colour, linewidth=width, zorder=3))
 
 
 @styled_figure

@@ -3,12 +3,16 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 
 import flashref
+from flashref import figures
+from flashref.figure_style import PARTS
 from flashref.recall import PRETRAINED_RECALL, Task, accuracy, sequences
 from flashref.recall_training import FRESH, Settings
 
@@ -192,3 +196,58 @@ def test_wrong_arguments_are_refused():
         accuracy(small_model(SMALL, l_max=18), SMALL)
     with pytest.raises(ValueError, match="engine must be one of"):
         accuracy(small_model(SMALL), SMALL, "fast")
+
+
+def test_the_picture_of_a_sequence_frames_the_pair_that_is_meant_and_all_others_of_its_key():
+    tokens, _ = sequences(SMALL, 1, 4, 0)
+    figure = figures.recall_sequence(SMALL, tokens[0].numpy(), key=1)
+    (axes,) = figure.axes
+    pages = read(SMALL, tokens[0])[1:]
+    framed = {"now": [], "lazy": []}
+    for patch in axes.patches:
+        if not patch.get_fill():
+            name = "now" if to_hex(patch.get_edgecolor()) == PARTS["now"].lower() else "lazy"
+            framed[name].append((patch.get_x(), patch.get_y()))
+    place = [(pairs["B"][1] - 1) % SMALL.page for _, pairs in pages]
+    question = pages[2][0]["B"][1] % SMALL.page
+    assert sorted(framed["now"]) == sorted([(question, 2), (place[0], 0)])
+    assert sorted(framed["lazy"]) == sorted([(place[1], 1), (place[2], 2)])
+    said = {(text.get_position()[0] - 0.5, text.get_position()[1] - 0.5): text.get_text() for text in axes.texts}
+    assert [said[i % 8, i // 8] for i in range(24)] == [SMALL.name(token) for token in tokens[0, 8:].tolist()]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["8", "16", "24"]
+    figures.as_png(figure)
+    with pytest.raises(ValueError, match="at least 3 pages of 8, got 16"):
+        figures.recall_sequence(SMALL, tokens[0, :16].numpy())
+    with pytest.raises(ValueError, match="key must lie in"):
+        figures.recall_sequence(SMALL, tokens[0].numpy(), key=2)
+
+
+def test_the_plot_of_the_reach_shows_all_energy_and_the_lags_of_the_answers():
+    energy = np.zeros(40)
+    energy[[3, 12]] = 1, 3
+    figure = figures.recall_reach(SMALL, {"layer 1": energy, "layer 2": energy})
+    assert len(figure.axes) == 2
+    for axes in figure.axes:
+        band, stairs = axes.patches
+        assert (band.get_x(), band.get_x() + band.get_width()) == (SMALL.lags.start, SMALL.lags.stop)
+        values, edges, _ = stairs.get_data()
+        assert values.sum() == pytest.approx(100) and values[list(edges).index(12)] == pytest.approx(75)
+    figures.as_png(figure)
+    for energy in ({}, {"layer 1": np.ones(SMALL.lags.stop - 1)}):
+        with pytest.raises(ValueError, match="energy must hold"):
+            figures.recall_reach(SMALL, energy)
+
+
+def test_the_plot_of_accuracy_keeps_exact_and_approximate_apart_and_shows_a_guess():
+    exact = {"lazy": 0.98, "tiled_cpu": 0.98}
+    found = {"taps kept": {1024: 0.1, 2048: 0.98}, "states": {4: 0.1, 16: 0.4, 8: 0.2}}
+    figure = figures.recall_accuracy(SMALL, exact, found, "title")
+    bars, taps, states = figure.axes
+    assert [bar.get_height() for bar in bars.patches] == [98, 98]
+    assert "exact" in bars.get_xlabel() and all("approximate" in axes.get_xlabel() for axes in (taps, states))
+    assert list(states.lines[0].get_xdata()) == [4, 8, 16] and list(states.lines[0].get_ydata()) == [10, 20, 40]
+    assert all(axes.lines[-1].get_ydata()[0] == pytest.approx(100 / 3) for axes in figure.axes)
+    figures.as_png(figure)
+    for engines, approximate in (({}, found), (exact, {"taps kept": {}}), ({"fast": 1.0}, found)):
+        with pytest.raises(ValueError, match="exact must"):
+            figures.recall_accuracy(SMALL, engines, approximate, "title")
