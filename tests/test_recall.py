@@ -153,9 +153,9 @@ def test_the_model_that_comes_with_flashref_recalls_from_2000_tokens_ago_the_sam
 def test_filters_that_end_before_the_answers_leave_it_guessing(shipped):
     model, task, _ = shipped
     for taps in (task.distance // 2, task.lags[0]):
-        answers = 32 * task.keys
+        answers = 16 * task.keys
         limit = task.chance + 4 * (task.chance * (1 - task.chance) / answers) ** 0.5
-        assert accuracy(model, task, shortened(taps), 32, seed=FRESH + 2) <= limit
+        assert accuracy(model, task, shortened(taps), 16, seed=FRESH + 2) <= limit
 
 
 def test_the_shipped_files_say_how_they_were_made_and_are_small(shipped):
