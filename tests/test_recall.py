@@ -111,7 +111,8 @@ def test_accuracy_is_what_the_model_answers_when_each_token_is_generated_by_its_
             right += int(said[t + 1] == row[t + 1])
     assert 0 < right < 2 * batch
     for engine in ("lazy", "eager", "tiled_cpu", "bounded", flashref.Lazy):
-        assert accuracy(model, SMALL, engine, batch, seed=5) == right / (2 * batch)
+        for prompt in (None, 1, 9, 17):
+            assert accuracy(model, SMALL, engine, batch, 5, prompt) == right / (2 * batch)
 
 
 def shortened(taps):
@@ -148,11 +149,13 @@ def test_the_model_that_comes_with_flashref_recalls_from_2000_tokens_ago_the_sam
     found = {engine: accuracy(model, task, engine, 8, seed=FRESH + 1) for engine in ("lazy", "eager", "tiled_cpu")}
     assert task.lags[0] > 2000 and set(found.values()) == {found["lazy"]}
     assert found["lazy"] >= 0.9 and report["accuracy"] >= 0.95
+    one_by_one = {engine: accuracy(model, task, engine, 8, FRESH + 1, prompt=32) for engine in ("lazy", "tiled_cpu")}
+    assert set(one_by_one.values()) == {found["lazy"]}
 
 
 def test_filters_that_end_before_the_answers_leave_it_guessing(shipped):
     model, task, _ = shipped
-    for taps in (task.distance // 2, task.lags[0]):
+    for taps in (task.distance // 2, task.distance - task.page):  # the short filters reach a few tokens further
         answers = 16 * task.keys
         limit = task.chance + 4 * (task.chance * (1 - task.chance) / answers) ** 0.5
         assert accuracy(model, task, shortened(taps), 16, seed=FRESH + 2) <= limit
@@ -196,6 +199,11 @@ def test_wrong_arguments_are_refused():
         accuracy(small_model(SMALL, l_max=18), SMALL)
     with pytest.raises(ValueError, match="engine must be one of"):
         accuracy(small_model(SMALL), SMALL, "fast")
+    for prompt, message in ((0, "prompt must be >= 1"), (18, "after 17 tokens, got 18")):
+        with pytest.raises(ValueError, match=message):
+            accuracy(small_model(SMALL), SMALL, prompt=prompt)
+    with pytest.raises(TypeError, match="prompt must be an integer"):
+        accuracy(small_model(SMALL), SMALL, prompt=1.0)
 
 
 def test_the_picture_of_a_sequence_frames_the_pair_that_is_meant_and_all_others_of_its_key():
