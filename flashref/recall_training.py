@@ -152,7 +152,7 @@ def train(out: str | os.PathLike, resume: bool = False, save_minutes: float = 2,
         "protocol": " ".join(accuracy.__doc__.split(" engine:")[0].split()),
         "chance": task.chance,
         "answers": MEASURED * task.keys,
-        "accuracy": accuracy(load(out), task, batch=MEASURED, seed=FRESH),  # as it is in the file, rounded
+        "accuracy": accuracy(load(out), task, "tiled_cpu", MEASURED, FRESH),  # as it is in the file, rounded
         "curve": {"columns": ["step", "distance in tokens", "nats per answer", "accuracy"], "rows": state["curve"]},
     }
     write_report(out, report)
