@@ -30,6 +30,7 @@ from flashref.model_figures import (
 )
 from flashref.operator_figure import operator_diagram
 from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
+from flashref.recall_figures import recall_accuracy, recall_reach, recall_sequence
 from flashref.tau_figures import (
     dynamic_range,
     error_growth,
@@ -76,6 +77,9 @@ __all__ = [
     "product_points",
     "product_tiling",
     "prompt_tiling",
+    "recall_accuracy",
+    "recall_reach",
+    "recall_sequence",
     "recorded_time_per_token",
     "recursion_unrolled",
     "roofline",
