@@ -6,28 +6,23 @@ engines in turns. ``python -m flashref compare`` writes a file; the notebook 09 
 """
 
 import argparse
-import gc
 import json
 import math
 import sys
 import sysconfig
-import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from statistics import median
-from time import perf_counter
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from tabulate import tabulate
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from flashref.alternatives import Dilated, Distilled, Truncated
-from flashref.bench_runs import MixerRun, ModelRun, NoMixer, Run
+from flashref.bench_runs import NoMixer
 from flashref.checkpoints import PRETRAINED, load
 from flashref.convolution import causal_conv
 from flashref.corpus import as_tensor, python_files, read_all
@@ -36,14 +31,12 @@ from flashref.engines import make_mixer
 from flashref.hyena import Hyena
 from flashref.machine import environment
 from flashref.mixer import Mixer
+from flashref.turns import Makers, memory, mixer_runs, model_runs, time_in_turns
 
 EXACT = ("lazy", "eager", "tiled_cpu", "bounded", "epoched")
 STATES = (1, 2, 4, 8, 16, 32, 64)
 WINDOWS = (4, 16, 64, 256, 1024)
-TURN = 128  # positions that one engine runs before it is the next one's turn
-CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
-
-Makers = Mapping[str, Callable[[Tensor, int], Mixer]]
+REPEATS = 3
 
 
 @dataclass(frozen=True)
@@ -52,8 +45,9 @@ class Compared:
 
     engine: its name; size: state size of "distilled", window of "truncated" and "dilated". relative_error: of all its
     filters together, in l2. lost: bits per byte above the exact model's (below, where negative), and its standard
-    error over the windows of text. microseconds: per position, all mixers of the model, nothing else. tokens_per_second:
-    of the whole model. bytes_shared, bytes_per_sequence: held beside the filters, for all sequences and for each.
+    error over the windows of text. microseconds: per position, all mixers of the model, nothing else.
+    tokens_per_second: of the whole model. bytes_shared, bytes_per_sequence: held beside the filters, for all sequences
+    together and for each.
     """
 
     engine: str
@@ -114,69 +108,6 @@ def lost_bits(bits: Float[Tensor, " count"], exact: Float[Tensor, " count"]) -> 
     return difference.mean().item(), (difference.std() / len(difference) ** 0.5).item()
 
 
-# Time and memory. ------------------------------------------------------------------------------------------------
-
-
-@torch.inference_mode()
-def time_in_turns(runs: Mapping[str, Run], L: int, repeats: int = 1) -> dict[str, float]:
-    """Seconds of L positions of each: all run in turns of 128 positions; the median over the repeats."""
-    totals: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(repeats):
-        seconds = dict.fromkeys(runs, 0.0)
-        for run in runs.values():
-            run.start(0)
-        for begin in range(0, L, TURN):
-            for name, run in runs.items():
-                start = perf_counter()
-                for t in range(begin, min(begin + TURN, L)):
-                    run.step(t)
-                seconds[name] += perf_counter() - start
-        for name, total in seconds.items():
-            totals[name].append(total)
-    return {name: median(found) for name, found in totals.items()}
-
-
-def mixer_runs(makers: Makers, filters: Float[Tensor, "M D L"]) -> dict[str, MixerRun]:
-    """The mixers alone, of every engine, one sequence."""
-    rows = torch.randn(512, len(filters), 1, filters.shape[1], generator=torch.Generator().manual_seed(0))
-    return {name: MixerRun(make(filters, 1), rows) for name, make in makers.items()}
-
-
-def model_runs(makers: Makers, model: Hyena, tokens: Int[Tensor, "1 L"]) -> dict[str, ModelRun]:
-    """The whole model, one sequence, which reads the tokens and chooses the likeliest next one at every position."""
-    filters = model.filters(tokens.shape[1]).detach()
-    return {name: ModelRun(model, make(filters, 1), tokens, choose=True) for name, make in makers.items()}
-
-
-def memory(make: Callable[[Tensor, int], Mixer], mixer: Mixer) -> tuple[int, int]:
-    """Bytes beside the filters of a mixer that has run: for all sequences, and for each. Work space not included."""
-    filters = mixer.filters
-    one, two = (_first_step(make(filters, B)) for B in (1, 2))
-    each = _held(two) - _held(one)
-    return _held(mixer) - each, each
-
-
-def _first_step(mixer: Mixer) -> Mixer:
-    for m in range(len(mixer.filters)):
-        mixer.step(m, mixer.filters.new_zeros(mixer.batch_size, mixer.filters.shape[1]))
-    return mixer
-
-
-def _held(mixer: Mixer) -> int:
-    """Bytes of every tensor that a mixer holds, however deep, but for its filters."""
-    seen, found, left = {id(mixer.filters)}, {}, [mixer]
-    filters = mixer.filters.untyped_storage().data_ptr()
-    while left:
-        thing = left.pop()
-        if id(thing) in seen or isinstance(thing, CODE):
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, Tensor):
-            found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-        left.extend(gc.get_referents(thing))
-    return sum(size for place, size in found.items() if place != filters)
-
-
 # All of it. ------------------------------------------------------------------------------------------------------
 
 
@@ -193,7 +124,7 @@ def approximate_makers(filters: Float[Tensor, "M D L"]) -> dict[str, Callable[[T
 
 
 @torch.inference_mode()
-def compare(count: int = 64, lengths: tuple[int, ...] = (1024, 4096), longest: int = 16384) -> list[Compared]:
+def compare(count: int = 48, lengths: tuple[int, ...] = (1024, 4096), longest: int = 16384) -> list[Compared]:
     """Everything that the notebook's figures need. ``longest`` is for the times alone: filters with zeros behind them.
 
     count: windows of held-out text for each length.
@@ -204,44 +135,37 @@ def compare(count: int = 64, lengths: tuple[int, ...] = (1024, 4096), longest: i
     for L in lengths:
         windows, makers = held_out_windows(count, L), exact_makers() | approximate
         exact = window_bits(model, filters[..., :L], windows)
-        runs = mixer_runs(makers, filters[..., :L])
-        seconds = time_in_turns(runs, L, repeats=3)
-        whole = time_in_turns(model_runs({"none": NoMixer} | makers, model, windows[:1, :L]), L)
-        for name in tqdm(makers, f"L = {L}"):
-            mixer = runs[name].mixer
+        whole = time_in_turns(model_runs({"none": NoMixer} | makers, model, windows[:1, :L]), L, REPEATS)
+        found.append(Compared("none", False, L, tokens_per_second=L / whole["none"]))
+        for name, timed in _timed(makers, filters[..., :L]).items():
+            mixer = timed.pop("mixer")
             bits = exact if mixer.exact else window_bits(model, mixer.filters, windows)
             lost, deviation = lost_bits(bits, exact)
-            own, given = mixer.filters, filters[..., :L]
-            found.append(
-                Compared(
-                    *(mixer.name, mixer.exact, L, getattr(mixer, "window", None) or _states(mixer)),
-                    *((own - given).norm().item() / given.norm().item(), bits.mean().item(), lost, deviation),
-                    *(1e6 * seconds[name] / L, L / whole[name], *memory(makers[name], mixer)),
-                )
-            )
-        found.append(Compared("none", False, L, tokens_per_second=L / whole["none"]))
-    padded = F.pad(filters, (0, longest - filters.shape[-1]))
-    makers = {name: make for name, make in exact_makers().items() if name != "lazy"} | {
-        name: approximate[name] for name in ("distilled 4", "truncated 256", "dilated 64")
-    }
-    runs = mixer_runs(makers, padded)
-    for name, seconds_of_all in time_in_turns(runs, longest).items():
-        mixer = runs[name].mixer
-        held = memory(makers[name], mixer)
-        size = getattr(mixer, "window", None) or _states(mixer)
-        found.append(
-            Compared(
-                *(mixer.name, mixer.exact, longest, size),
-                microseconds=1e6 * seconds_of_all / longest,
-                bytes_shared=held[0],
-                bytes_per_sequence=held[1],
-            )
-        )
+            error = (mixer.filters - filters[..., :L]).norm().item() / filters[..., :L].norm().item()
+            timed |= {
+                "relative_error": error,
+                "bits_per_byte": bits.mean().item(),
+                "tokens_per_second": L / whole[name],
+            }
+            found.append(Compared(**timed, lost=lost, standard_error=deviation))
+    makers = {name: make for name, make in exact_makers().items() if name != "lazy"}
+    makers |= {name: approximate[name] for name in ("distilled 4", "distilled 16", "truncated 256", "dilated 64")}
+    for timed in _timed(makers, F.pad(filters, (0, longest - filters.shape[-1]))).values():
+        del timed["mixer"]
+        found.append(Compared(**timed))
     return found
 
 
-def _states(mixer: Mixer) -> int | None:
-    return mixer.modes.state_size if isinstance(mixer, Distilled) else None
+def _timed(makers: Makers, filters: Float[Tensor, "M D L"]) -> dict[str, dict]:
+    """Of each engine the fields of Compared that say what it is, how fast and how large, and the mixer itself."""
+    L, runs, found = filters.shape[-1], mixer_runs(makers, filters), {}
+    for name, seconds in time_in_turns(runs, L, REPEATS).items():
+        mixer = runs[name].mixer
+        size = mixer.modes.state_size if isinstance(mixer, Distilled) else getattr(mixer, "window", None)
+        shared, each = memory(makers[name], mixer)
+        found[name] = {"engine": mixer.name, "exact": mixer.exact, "L": L, "size": size, "mixer": mixer}
+        found[name] |= {"microseconds": 1e6 * seconds / L, "bytes_shared": shared, "bytes_per_sequence": each}
+    return found
 
 
 def read(file: Path) -> tuple[dict, list[Compared]]:

@@ -4,6 +4,14 @@ One function per figure; each returns it. They live in the files imported here, 
 colours and fonts of figure_style.py.
 """
 
+from flashref.alternative_figures import (
+    cost_and_loss,
+    cost_over_length,
+    distilled_filters,
+    error_and_loss,
+    exact_growth,
+    recall_by_engine,
+)
 from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.bench_figures import time_per_token as recorded_time_per_token
 from flashref.cost_figures import (
@@ -15,7 +23,7 @@ from flashref.cost_figures import (
     tile_times,
     tiles_per_size,
 )
-from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.figure_style import APPROXIMATE, COLOURS, PARTS, as_png
 from flashref.model_figures import (
     compression,
     filter_steps,
@@ -31,6 +39,7 @@ from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_
 from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
 
 __all__ = [
+    "APPROXIMATE",
     "COLOURS",
     "PARTS",
     "as_png",
@@ -38,11 +47,16 @@ __all__ = [
     "breakdown",
     "circular_trick",
     "compression",
+    "cost_and_loss",
     "cost_choices",
+    "cost_over_length",
     "cost_per_step",
     "counted_over_length",
     "coverage",
     "cumulative_time",
+    "distilled_filters",
+    "error_and_loss",
+    "exact_growth",
     "filter_steps",
     "filters",
     "growth_curve",
@@ -53,6 +67,7 @@ __all__ = [
     "operator_diagram",
     "product_grid",
     "prompt_tiling",
+    "recall_by_engine",
     "recorded_time_per_token",
     "recursion_unrolled",
     "roots_of_unity",
