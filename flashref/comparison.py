@@ -148,7 +148,7 @@ def compare(count: int = 32, lengths: tuple[int, ...] = (1024, 4096), longest: i
             timed |= {
                 "relative_error": error,
                 "bits_per_byte": bits.mean().item(),
-                "tokens_per_second": L / whole[name],
+                "tokens_per_second": L / whole[name] if name in whole else None,
             }
             found.append(Compared(**timed, lost=lost, standard_error=deviation))
     makers = {name: make for name, make in exact_makers().items() if name not in ("lazy", "eager")}
