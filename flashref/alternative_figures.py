@@ -11,6 +11,7 @@ from flashref.comparison import Compared
 from flashref.figure_style import APPROXIMATE, COLOURS, PARTS, styled_figure
 
 MARKERS = {"distilled": "o", "truncated": "s", "dilated": "^"}
+TICKS = [t * 10**k for k in range(6) for t in (1, 2, 5)]  # of an axis of microseconds
 EXACT_MARKERS = {"lazy": "P", "eager": "X", "tiled_cpu": "*", "tiled_gpu": "*", "bounded": "D", "epoched": "d"}
 
 
@@ -49,14 +50,14 @@ def error_and_loss(records: Sequence[Compared]) -> Figure:
     records = [r for r in records if not r.exact and r.lost is not None]
     if len({r.L for r in records}) != 1:
         raise ValueError(f"records must be of approximate engines at one length, got {sorted({r.L for r in records})}")
-    figure = Figure(figsize=(8, 4.2))
+    figure = Figure(figsize=(10, 4.2))
     axes = figure.subplots()
     for engine in dict.fromkeys(r.engine for r in records):
         _draw_sizes(axes, [r for r in records if r.engine == engine], "relative_error")
     _loss_axis(axes)
     axes.set(xlabel="relative error of all filters (l2)", ylabel="lost (bits per byte above exact)")
     axes.set_title("How far a filter is off does not say what the model loses")
-    axes.legend()
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -82,11 +83,16 @@ def cost_and_loss(records: Sequence[Compared]) -> Figure:
             _draw_sizes(axes, [r for r in here if r.engine == engine], "microseconds")
         _loss_axis(axes)
         axes.set(xlabel="time of a position, all mixers (µs)", xscale="log")
+        ticks = [t for t in TICKS if axes.get_xlim()[0] <= t <= axes.get_xlim()[1]]
+        axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
+        axes.minorticks_off()
         axes.set_title(f"L = {L:,}")
     figure.axes[0].set_ylabel("lost (bits per byte above exact)")
     handles, labels = figure.axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4)
-    figure.suptitle("The longer the text, the more an exact engine costs; an approximate one costs the same and loses")
+    figure.suptitle(
+        "Exact engines lose nothing and cost more in longer texts; approximate ones cost the same at any length"
+    )
     return figure
 
 
@@ -102,17 +108,19 @@ def cost_over_length(records: Sequence[Compared]) -> Figure:
     most = max(map(len, lines.values()), default=0)
     if most < 2:
         raise ValueError("records must hold times of an engine at more than one length")
-    figure = Figure(figsize=(8, 4.2))
+    figure = Figure(figsize=(10, 4.2))
     axes = figure.subplots()
+    seen: dict[str, int] = {}
     for label, line in lines.items():
         if len(line) == most or line[0].exact:
-            _draw_line(axes, label, line)
+            nth = seen[line[0].engine] = seen.get(line[0].engine, -1) + 1
+            _draw_line(axes, label, line, ("--", ":", "-.")[nth % 3])
     axes.set(xlabel="length of the text, L (tokens)", ylabel="time of a position, all mixers (µs)")
     axes.set(xscale="log", yscale="log")
     axes.set_xticks([L for L in sorted({r.L for r in records})], [f"{L:,}" for L in sorted({r.L for r in records})])
     axes.minorticks_off()
     axes.set_title("What is exact gets dearer with the length, some of it slowly")
-    axes.legend(ncols=2)
+    figure.legend(loc="outside right upper")
     return figure
 
 
@@ -178,11 +186,11 @@ def _draw_sizes(axes: Axes, records: Sequence[Compared], x: str) -> None:
         axes.annotate(r.size, (place, r.lost), (5, 5), textcoords="offset points", color=colour, fontsize=8)
 
 
-def _draw_line(axes: Axes, label: str, line: Sequence[Compared]) -> None:
+def _draw_line(axes: Axes, label: str, line: Sequence[Compared], style: str) -> None:
     look = {"marker": EXACT_MARKERS.get(line[0].engine), "color": COLOURS.get(line[0].engine)}
     if not line[0].exact:
         engine = line[0].engine
-        look = {"marker": MARKERS[engine], "color": APPROXIMATE[engine], "markerfacecolor": "white", "linestyle": "--"}
+        look = {"marker": MARKERS[engine], "color": APPROXIMATE[engine], "markerfacecolor": "white", "linestyle": style}
     kind = "exact" if line[0].exact else "approximate"
     axes.plot([r.L for r in line], [r.microseconds for r in line], label=f"{label} ({kind})", **look)
 
