@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo | generate | bench | compare | calibrate | explorer | train."""
+"""The command line: python -m flashref demo | generate | bench | compare | calibrate | explorer | train | recall."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from flashref import calibration, comparison, training
+from flashref import calibration, comparison, recall_training, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
 from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
 from flashref.checkpoints import PRETRAINED, load
@@ -96,6 +96,9 @@ def _parser() -> argparse.ArgumentParser:
 
     train = commands.add_parser("train", help="train the Hyena that comes with flashref, or your own")
     training.add_arguments(train)
+
+    recall = commands.add_parser("recall", help="train the small Hyena that recalls from thousands of tokens ago")
+    recall_training.add_arguments(recall)
     return parser
 
 

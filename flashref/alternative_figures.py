@@ -149,29 +149,6 @@ def exact_growth(
     return figure
 
 
-@styled_figure
-def recall_by_engine(accuracy: Mapping[str, float], exact: Sequence[str], chance: float) -> Figure:
-    """The share of questions that a model answers rightly, by engine; ``exact`` names those that are.
-
-    Raises ValueError for no engine.
-    """
-    if not accuracy:
-        raise ValueError("accuracy must hold at least one engine")
-    figure = Figure(figsize=(8, 0.7 + 0.3 * len(accuracy)))
-    axes = figure.subplots()
-    for row, (label, value) in enumerate(accuracy.items()):
-        colour = (COLOURS | APPROXIMATE)[label.split()[0]]
-        look = {"color": colour} if label in exact else {"facecolor": "white", "edgecolor": colour, "hatch": "//"}
-        axes.barh(row, value, height=0.7, **look)
-    axes.axvline(chance, color=PARTS["formula"], linestyle="--", label="a guess")
-    axes.set_yticks(range(len(accuracy)), [f"{x} (exact)" if x in exact else x for x in accuracy])
-    axes.set(xlim=(0, 1), xlabel="questions answered rightly (share)")
-    axes.invert_yaxis()
-    axes.set_title("What asks from far away needs the filter as it is (hatched: approximate)")
-    axes.legend(loc="lower right")
-    return figure
-
-
 def _draw_sizes(axes: Axes, records: Sequence[Compared], x: str) -> None:
     """The sizes of one approximate engine: hollow markers, joined, each with its size beside it."""
     records = sorted(records, key=lambda r: r.size)

@@ -10,7 +10,6 @@ from flashref.alternative_figures import (
     distilled_filters,
     error_and_loss,
     exact_growth,
-    recall_by_engine,
 )
 from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.bench_figures import time_per_token as recorded_time_per_token
@@ -36,6 +35,7 @@ from flashref.model_figures import (
 )
 from flashref.operator_figure import operator_diagram
 from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
+from flashref.recall_figures import recall_accuracy, recall_reach, recall_sequence
 from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
 
 __all__ = [
@@ -67,7 +67,9 @@ __all__ = [
     "operator_diagram",
     "product_grid",
     "prompt_tiling",
-    "recall_by_engine",
+    "recall_accuracy",
+    "recall_reach",
+    "recall_sequence",
     "recorded_time_per_token",
     "recursion_unrolled",
     "roots_of_unity",

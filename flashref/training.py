@@ -234,10 +234,7 @@ def train(
         "curve": {"columns": ["step", "training bits per byte since the last row"], "rows": state["curve"]},
         "files": {kind: [described(root, path) for path in paths] for kind, paths in files.items()},
     }
-    # One line per row of a list, so that the file can be read and compared.
-    rows = re.compile(r"\[\s+([^\[\]{}]*?)\s+\]")
-    pretty = rows.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(report, indent=1))
-    write(out / "training.json", lambda path: path.write_text(pretty + "\n"))
+    write_report(out, report)
     return report
 
 
@@ -293,13 +290,20 @@ def run(
         raise KeyboardInterrupt
 
 
-def read_state(out: Path, device: str) -> dict:
-    """The state of the run in a folder. Nothing that is loaded can run code."""
+def write_report(out: Path, report: dict) -> None:
+    """Write training.json, one line per row of a list, so that the file can be read and compared."""
+    rows = re.compile(r"\[\s+([^\[\]{}]*?)\s+\]")
+    pretty = rows.sub(lambda found: f"[{' '.join(found[1].split())}]", json.dumps(report, indent=1))
+    write(out / "training.json", lambda path: path.write_text(pretty + "\n"))
+
+
+def read_state(out: Path, device: str, kind: type = Settings) -> dict:
+    """The state of the run in a folder, whose settings are of this kind. Nothing that is loaded can run code."""
     if not (out / STATE).is_file():
         raise ValueError(f"{out} holds no run to resume: there is no {STATE}")
     try:
         state = torch.load(out / STATE, map_location=device, weights_only=True)
-        Settings(**state["settings"])
+        kind(**state["settings"])
     except Exception as error:  # a damaged file fails in as many ways as there are damages
         raise ValueError(f"{out / STATE} is damaged, or not the state of a run ({type(error).__name__})") from error
     return state

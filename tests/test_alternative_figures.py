@@ -91,14 +91,6 @@ def test_exact_growth_shows_work_and_memory_of_each_engine():
     assert "multiply-adds" in left.get_ylabel() and "numbers" in right.get_ylabel()
 
 
-def test_recall_by_engine_fills_what_is_exact_and_hatches_the_rest():
-    (axes,) = drawn(figures.recall_by_engine({"tiled_cpu": 1.0, "distilled 8": 0.2}, ["tiled_cpu"], chance=0.125))
-    exact, approximate = axes.patches
-    assert exact.get_width() == 1 and not exact.get_hatch()
-    assert approximate.get_width() == 0.2 and approximate.get_hatch()
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["tiled_cpu (exact)", "distilled 8"]
-
-
 @pytest.mark.parametrize(
     "draw, words",
     [
@@ -110,7 +102,6 @@ def test_recall_by_engine_fills_what_is_exact_and_hatches_the_rest():
         (lambda: figures.distilled_filters({"a": np.ones(3)}, {2: {"b": np.ones(3)}}, {"a": 2}), "names of filters"),
         (lambda: figures.exact_growth([1, 2], {"fast": [1, 2]}, {}), "got 'fast'"),
         (lambda: figures.exact_growth([1, 2], {"lazy": [1]}, {}), "must hold 2 values"),
-        (lambda: figures.recall_by_engine({}, [], 0.1), "at least one engine"),
     ],
 )
 def test_what_cannot_be_drawn_is_refused(draw, words):
