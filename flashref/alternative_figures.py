@@ -11,6 +11,11 @@ from flashref.comparison import Compared
 from flashref.figure_style import APPROXIMATE, COLOURS, PARTS, styled_figure
 
 MARKERS = {"distilled": "o", "truncated": "s", "dilated": "^"}
+LOOKS = (  # of up to three state sizes in one plot
+    {"color": APPROXIMATE["distilled"], "linewidth": 2.5},
+    {"color": "black", "linewidth": 1.3, "linestyle": (0, (4, 2))},
+    {"color": APPROXIMATE["dilated"], "linewidth": 1.5, "linestyle": ":"},
+)
 TICKS = [t * 10**k for k in range(6) for t in (1, 2, 5)]  # of an axis of microseconds
 EXACT_MARKERS = {"lazy": "P", "eager": "X", "tiled_cpu": "*", "tiled_gpu": "*", "bounded": "D", "epoched": "d"}
 
@@ -33,8 +38,8 @@ def distilled_filters(
     for axes, (name, rho) in zip(grid, filters.items(), strict=True):
         shown = np.arange(1, lags[name])
         axes.plot(shown, rho[shown], linewidth=0.8, color=PARTS["filter"], label="the filter")
-        for (N, kept), style in zip(distilled.items(), ("-", "--", ":"), strict=False):
-            axes.plot(shown, kept[name][shown], style, linewidth=2, color=APPROXIMATE["distilled"], label=f"N = {N}")
+        for (N, kept), look in zip(distilled.items(), LOOKS, strict=False):
+            axes.plot(shown, kept[name][shown], **look, label=f"N = {N}")
         axes.set(xlabel="lag (tokens)", ylabel="tap")
         axes.set_title(name)
         axes.legend(loc="upper right", ncols=2)
