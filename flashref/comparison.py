@@ -11,7 +11,7 @@ import math
 import sys
 import sysconfig
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from flashref.mixer import Mixer
 from flashref.turns import Makers, memory, mixer_runs, model_runs, time_in_turns
 
 EXACT = ("lazy", "eager", "tiled_cpu", "bounded", "epoched")
+NAIVE = ("lazy", "eager")  # not run for long
 STATES = (1, 2, 4, 8, 16, 32, 64)
 WINDOWS = (4, 16, 64, 256, 1024)
 SOME = ("distilled 4", "distilled 16", "truncated 64", "truncated 256", "dilated 64")  # run in the model, and for long
@@ -53,8 +54,8 @@ class Compared:
 
     engine: str
     exact: bool
-    L: int
     size: int | None = None
+    L: int = 0
     relative_error: float = 0.0
     bits_per_byte: float | None = None
     lost: float | None = None
@@ -125,50 +126,67 @@ def approximate_makers(filters: Float[Tensor, "M D L"]) -> dict[str, Callable[[T
 
 
 @torch.inference_mode()
-def compare(count: int = 32, lengths: tuple[int, ...] = (1024, 4096), longest: int = 16384) -> list[Compared]:
+def compare(
+    count: int = 32,
+    lengths: tuple[int, ...] = (1024, 4096),
+    longest: int = 16384,
+    again: list[Compared] | None = None,
+) -> list[Compared]:
     """Everything that the notebook's figures need. ``longest`` is for the times alone, of all but the naive engines:
     filters with zeros behind them.
 
-    count: windows of held-out text for each length.
+    count: windows of held-out text for each length. again: records of an earlier call with the same lengths, of which
+    all is kept but the times of the mixers.
     """
     model = load(PRETRAINED)
     filters = model.filters().detach()
-    approximate, found = approximate_makers(filters), []
-    for L in lengths:
-        windows, makers = held_out_windows(count, L), exact_makers() | approximate
-        exact = window_bits(model, filters[..., :L], windows)
-        in_model = {"none": NoMixer} | {name: makers[name] for name in (*EXACT, *SOME) if name in makers}
-        whole = time_in_turns(model_runs(in_model, model, windows[:1, :L]), L)
-        found.append(Compared("none", False, L, tokens_per_second=L / whole["none"]))
-        for name, timed in _timed(makers, filters[..., :L]).items():
-            mixer = timed.pop("mixer")
-            bits = exact if mixer.exact else window_bits(model, mixer.filters, windows)
-            lost, deviation = lost_bits(bits, exact)
-            error = (mixer.filters - filters[..., :L]).norm().item() / filters[..., :L].norm().item()
-            timed |= {
-                "relative_error": error,
-                "bits_per_byte": bits.mean().item(),
-                "tokens_per_second": L / whole[name] if name in whole else None,
-            }
-            found.append(Compared(**timed, lost=lost, standard_error=deviation))
-    makers = {name: make for name, make in exact_makers().items() if name not in ("lazy", "eager")}
-    makers |= {name: approximate[name] for name in SOME if name in approximate}
-    for timed in _timed(makers, F.pad(filters, (0, longest - filters.shape[-1]))).values():
-        del timed["mixer"]
-        found.append(Compared(**timed))
+    approximate = approximate_makers(filters)
+    makers = {L: exact_makers() | approximate for L in lengths}
+    makers[longest] = {
+        name: make for name, make in makers[lengths[-1]].items() if name in (*EXACT, *SOME) and name not in NAIVE
+    }
+    if again is None:
+        again = []
+        for L in lengths:
+            again += _losses(model, makers[L], held_out_windows(count, L))
+        again += [Compared(*_kind(make(filters[..., :0], 1)), L=longest) for make in makers[longest].values()]
+    padded = F.pad(filters, (0, longest - filters.shape[-1]))
+    runs = {(n, L): run for L in makers for n, run in mixer_runs(makers[L], padded[..., :L]).items()}
+    seconds = time_in_turns(runs, {key: key[1] for key in runs}, REPEATS)
+    found = []
+    for r in again:
+        if (r.label, r.L) in runs:
+            mixer = runs[r.label, r.L].mixer
+            shared, each = memory(makers[r.L][r.label], mixer)
+            us = 1e6 * seconds[r.label, r.L] / r.L
+            r = replace(r, microseconds=us, bytes_shared=shared, bytes_per_sequence=each)
+        found.append(r)
     return found
 
 
-def _timed(makers: Makers, filters: Float[Tensor, "M D L"]) -> dict[str, dict]:
-    """Of each engine the fields of Compared that say what it is, how fast and how large, and the mixer itself."""
-    L, runs, found = filters.shape[-1], mixer_runs(makers, filters), {}
-    for name, seconds in time_in_turns(runs, L, REPEATS).items():
-        mixer = runs[name].mixer
-        size = mixer.modes.state_size if isinstance(mixer, Distilled) else getattr(mixer, "window", None)
-        shared, each = memory(makers[name], mixer)
-        found[name] = {"engine": mixer.name, "exact": mixer.exact, "L": L, "size": size, "mixer": mixer}
-        found[name] |= {"microseconds": 1e6 * seconds / L, "bytes_shared": shared, "bytes_per_sequence": each}
+def _losses(model: Hyena, makers: Makers, windows: Int[Tensor, "count L+1"]) -> list[Compared]:
+    """What the model loses with each engine on these windows, and how fast some of them make it."""
+    L = windows.shape[1] - 1
+    filters = model.filters(L)
+    in_model = {"none": NoMixer} | {name: makers[name] for name in (*EXACT, *SOME) if name in makers}
+    whole = time_in_turns(model_runs(in_model, model, windows[:1, :L]), dict.fromkeys(in_model, L))
+    exact, found = window_bits(model, filters, windows), []
+    found.append(Compared("none", False, L=L, tokens_per_second=L / whole["none"]))
+    for name, make in makers.items():
+        mixer = make(filters, 1)
+        bits = exact if mixer.exact else window_bits(model, mixer.filters, windows)
+        lost, deviation = lost_bits(bits, exact)
+        error = (mixer.filters - filters).norm().item() / filters.norm().item()
+        speed = L / whole[name] if name in whole else None
+        fields = {"relative_error": error, "bits_per_byte": bits.mean().item(), "tokens_per_second": speed}
+        found.append(Compared(*_kind(mixer), L=L, **fields, lost=lost, standard_error=deviation))
     return found
+
+
+def _kind(mixer: Mixer) -> tuple[str, bool, int | None]:
+    """Name, whether it is exact, and its size."""
+    size = mixer.modes.state_size if isinstance(mixer, Distilled) else getattr(mixer, "window", None)
+    return mixer.name, mixer.exact, size
 
 
 def read(file: Path) -> tuple[dict, list[Compared]]:
@@ -198,6 +216,7 @@ COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m flashref compare``."""
     parser.add_argument("--json", type=Path, help="write the records to this file")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="keep a file's records, time the mixers again")
     parser.add_argument("--windows", type=int, default=32, help="pieces of held-out text for each length")
     parser.set_defaults(run=_compare)
 
@@ -208,9 +227,11 @@ def _compare(arguments: argparse.Namespace) -> None:
     if arguments.json and not arguments.json.parent.is_dir():
         raise ValueError(f"--json: there is no folder {arguments.json.parent}")
     machine = environment()
-    records = compare(arguments.windows)
+    again = json.loads(arguments.again.read_text()) if arguments.again else {"windows": arguments.windows}
+    kept = [Compared(**record) for record in again["records"]] if arguments.again else None
+    records = compare(arguments.windows, again=kept)
     if arguments.json:
-        kept = {"environment": machine, "windows": arguments.windows, "records": [asdict(r) for r in records]}
+        kept = {"environment": machine, "windows": again["windows"], "records": [asdict(r) for r in records]}
         lines = json.dumps(kept, indent=1).replace("\n   ", " ").replace("\n  }", " }")
         arguments.json.write_text(lines + "\n")
     print(as_table(records), file=sys.stdout)

@@ -2,7 +2,7 @@
 
 import gc
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from statistics import median
 from time import perf_counter
 
@@ -21,16 +21,25 @@ Makers = Mapping[str, Callable[[Tensor, int], Mixer]]
 
 
 @torch.inference_mode()
-def time_in_turns(runs: Mapping[str, Run], L: int, repeats: int = 1) -> dict[str, float]:
-    """Seconds of L positions of each: all run in turns of 128 positions; of each turn the median over the repeats."""
-    seconds: dict[str, list[list[float]]] = {name: [[] for _ in range(0, L, TURN)] for name in runs}
+def time_in_turns(runs: Mapping[Hashable, Run], L: Mapping[Hashable, int], repeats: int = 1) -> dict[Hashable, float]:
+    """Seconds of the L positions of each run: all in turns of 128 positions, of each turn the median over the repeats.
+
+    A shorter run's turns are spread evenly over those of the longest, so that a busy minute slows all alike.
+    """
+    begins = {name: range(0, L[name], TURN) for name in runs}
+    seconds: dict[Hashable, list[list[float]]] = {name: [[] for _ in begins[name]] for name in runs}
+    rounds = max(map(len, begins.values()))
     for _ in range(repeats):
         for run in runs.values():
             run.start(0)
-        for turn, begin in enumerate(range(0, L, TURN)):
+        for i in range(rounds):
             for name, run in runs.items():
+                turns = len(begins[name])
+                turn = i * turns // rounds
+                if turn == (i + 1) * turns // rounds:
+                    continue  # not in this round
                 start = perf_counter()
-                for t in range(begin, min(begin + TURN, L)):
+                for t in range(begins[name][turn], min(begins[name][turn] + TURN, L[name])):
                     run.step(t)
                 seconds[name][turn].append(perf_counter() - start)
     return {name: sum(map(median, turns)) for name, turns in seconds.items()}

@@ -10,20 +10,20 @@ from flashref.comparison import Compared
 from flashref.figures import APPROXIMATE, COLOURS, PARTS, as_png
 
 RECORDS = [
-    Compared("none", False, 64, tokens_per_second=9.0),
+    Compared("none", False, L=64, tokens_per_second=9.0),
     *(
         record
         for L in (64, 256)
         for record in (
-            Compared("lazy", True, L, None, 0.0, 1.5, 0.0, 0.0, 10.0 * L),
-            Compared("epoched", True, L, None, 0.0, 1.5, 0.0, 0.0, 60.0),
-            Compared("distilled", False, L, 4, 0.9, 1.5, -0.001, 0.002, 30.0),
-            Compared("distilled", False, L, 1, 0.95, 1.5, 0.1, 0.002, 20.0),
-            Compared("truncated", False, L, 16, 0.5, 1.5, 0.2, 0.01, 15.0),
+            Compared("lazy", True, None, L, 0.0, 1.5, 0.0, 0.0, 10.0 * L),
+            Compared("epoched", True, None, L, 0.0, 1.5, 0.0, 0.0, 60.0),
+            Compared("distilled", False, 4, L, 0.9, 1.5, -0.001, 0.002, 30.0),
+            Compared("distilled", False, 1, L, 0.95, 1.5, 0.1, 0.002, 20.0),
+            Compared("truncated", False, 16, L, 0.5, 1.5, 0.2, 0.01, 15.0),
         )
     ),
-    Compared("lazy", True, 1024, microseconds=1e4),
-    Compared("distilled", False, 1024, 4, microseconds=31.0),
+    Compared("lazy", True, L=1024, microseconds=1e4),
+    Compared("distilled", False, 4, 1024, microseconds=31.0),
 ]
 
 

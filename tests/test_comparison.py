@@ -79,9 +79,20 @@ def test_engines_run_in_turns_and_of_each_turn_the_median_over_the_repeats_count
     clock = [0.0]
     monkeypatch.setattr(turns, "perf_counter", lambda: clock[0])
     quiet, interrupted = Counting(clock, [1, 2, 1, 2, 1, 2]), Counting(clock, [5, 1, 500, 1, 5, 900])
-    found = time_in_turns({"quiet": quiet, "interrupted": interrupted}, 200, repeats=3)
+    found = time_in_turns({"quiet": quiet, "interrupted": interrupted}, {"quiet": 200, "interrupted": 200}, repeats=3)
     assert found == {"quiet": 3, "interrupted": 5 + 1}
     assert quiet.calls == ["start 0", *range(200)] * 3
+
+
+def test_the_turns_of_a_shorter_run_are_spread_over_those_of_the_longest(monkeypatch):
+    clock, order = [0.0], []
+    monkeypatch.setattr(turns, "perf_counter", lambda: clock[0])
+    runs = {L: Counting(clock, [1] * 8) for L in (1000, 250)}
+    for L, run in runs.items():
+        monkeypatch.setattr(run, "step", lambda t, L=L: t % turns.TURN or order.append((L, t)))
+    time_in_turns(runs, {L: L for L in runs})
+    longer = [(1000, t) for t in range(0, 1000, 128)]
+    assert order == [*longer[:4], (250, 0), *longer[4:], (250, 128)]
 
 
 def test_memory_counts_what_grows_with_the_sequences_and_what_does_not():
@@ -132,6 +143,12 @@ def test_the_command_writes_what_the_notebook_reads(monkeypatch, tmp_path, capsy
         assert by_name["truncated 4", L].relative_error > by_name["truncated 16", L].relative_error or L == 16
         assert by_name["truncated 64", L].lost == pytest.approx(0, abs=1e-5)
     assert by_name["tiled_cpu", 128].microseconds > 0 and by_name["tiled_cpu", 128].lost is None
+    assert main(["compare", "--again", str(tmp_path / "found.json"), "--json", str(tmp_path / "twice.json")]) == 0
+    _, twice = comparison.read(tmp_path / "twice.json")
+    assert [(r.label, r.L, r.lost, r.tokens_per_second) for r in twice] == [
+        (r.label, r.L, r.lost, r.tokens_per_second) for r in records
+    ]
+    assert all(r.microseconds != s.microseconds for r, s in zip(records, twice, strict=True) if r.microseconds)
 
 
 @pytest.mark.parametrize(
@@ -157,4 +174,4 @@ def test_the_recorded_comparison_is_complete():
 
 
 def test_a_record_says_its_size_in_its_label():
-    assert Compared("distilled", False, 8, 4).label == "distilled 4" and Compared("lazy", True, 8).label == "lazy"
+    assert Compared("distilled", False, 4, 8).label == "distilled 4" and Compared("lazy", True, L=8).label == "lazy"
