@@ -109,30 +109,42 @@ def accuracy(
     engine: str | Callable[[Tensor, int], Mixer] = "auto",
     batch: int = 32,
     seed: int = 0,
+    pages: int | None = None,
+    prompt: int | None = None,
 ) -> float:
     """The share of questions that the model answers rightly while it generates.
 
-    ``batch`` fresh sequences: the prompt is ``back`` pages, then the next page's questions are put one after another.
-    Each is answered with the likeliest token, and the model goes on with its own answer, right or wrong. engine: as
-    make_mixer takes it, or a function that makes a Mixer of filters (M, D, L) and a batch size, for an approximation.
+    ``batch`` fresh sequences of ``pages`` pages, by default 2 * back, so that nearly as many pages lie before the one
+    that is meant as after it. On the last page the questions count: each is answered with the likeliest token, and the
+    model goes on with its own answer, right or wrong. engine: as make_mixer takes it, or a function that makes a Mixer
+    of filters (M, D, L) and a batch size, for an approximation. prompt: how many tokens are read at once; the engine
+    takes the others one by one. By default all up to the first question that counts are the prompt.
 
-    Costs one prefill and 2 * keys - 1 steps. Raises ValueError for a model of other tokens, or of filters that are too
-    short for the page; what sequences and make_mixer refuse is refused too.
+    Costs one prefill and at least 2 * keys - 1 steps. Raises ValueError for a model of other tokens, filters that are
+    too short, too few pages to ask about one, or a prompt that is empty or ends after the first question that counts;
+    TypeError for a number that is no integer. What sequences and make_mixer refuse is refused too.
     """
     if model.config.vocab_size != task.vocab_size:
         raise ValueError(f"the task has {task.vocab_size} tokens, the model {model.config.vocab_size}")
-    length = task.distance + 2 * task.keys - 1  # the last answer is not fed back
+    pages = 2 * task.back if pages is None else pages
+    check_count("pages", pages, task.back + 1)
+    first = task.page * (pages - 1)  # the place of the first question that counts
+    prompt = first + 1 if prompt is None else prompt
+    check_count("prompt", prompt, 1)
+    if prompt > first + 1:
+        raise ValueError(f"prompt must end at the first question that counts, after {first + 1} tokens, got {prompt}")
+    length = first + 2 * task.keys - 1  # the last answer is not fed back
     if length > model.config.l_max:
         raise ValueError(f"the filters hold {model.config.l_max} positions, the task needs {length}")
-    tokens, _ = sequences(task, batch, task.back + 1, seed)
+    tokens, _ = sequences(task, batch, pages, seed)
     make = engine if callable(engine) else lambda filters, size: make_mixer(engine, filters, size)
     decoder = Decoder(model, make(model.filters(length), batch))
-    right = 0
-    logits = decoder.prefill(tokens[:, : task.distance + 1])
-    for t in range(task.distance + 1, length + 1, 2):
-        answer = logits[:, : task.vocab_size].argmax(-1)
-        right += int((answer == tokens[:, t]).sum())
+    right, logits = 0, decoder.prefill(tokens[:, :prompt])
+    for t in range(prompt, length + 1):
+        if t in range(first + 1, length + 1, 2):  # the places of the answers
+            answer = logits[:, : task.vocab_size].argmax(-1)
+            right += int((answer == tokens[:, t]).sum())
+            tokens[:, t] = answer
         if t < length:
-            decoder.step(answer)
-            logits = decoder.step(tokens[:, t + 1])
+            logits = decoder.step(tokens[:, t])
     return right / (batch * task.keys)

@@ -149,10 +149,10 @@ def train(out: str | os.PathLike, resume: bool = False, save_minutes: float = 2,
         "seconds": round(state["seconds"]),
         "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "machine": {"processor": processor(), "device": "cpu", "threads": torch.get_num_threads()},
-        "protocol": " ".join(accuracy.__doc__.split("engine:")[0].split()),
+        "protocol": " ".join(accuracy.__doc__.split(" engine:")[0].split()),
         "chance": task.chance,
         "answers": MEASURED * task.keys,
-        "accuracy": accuracy(load(out), task, batch=MEASURED, seed=FRESH),  # as it is in the file, rounded
+        "accuracy": accuracy(load(out), task, "tiled_cpu", MEASURED, FRESH),  # as it is in the file, rounded
         "curve": {"columns": ["step", "distance in tokens", "nats per answer", "accuracy"], "rows": state["curve"]},
     }
     write_report(out, report)

@@ -99,19 +99,21 @@ def test_the_same_seed_gives_the_same_sequences_and_another_seed_others():
     assert len({tuple(row.tolist()) for row in first}) == 3
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_accuracy_is_what_the_model_answers_when_each_token_is_generated_by_its_forward(seed):
-    model, batch = small_model(SMALL, seed=seed), 12
-    tokens, count = sequences(SMALL, batch, 3, 5)
+@pytest.mark.parametrize("pages", [None, 3, 5])
+def test_accuracy_is_what_the_model_answers_when_each_token_is_generated_by_its_forward(pages):
+    model, batch = small_model(SMALL, seed=1), 12
+    last = SMALL.page * ((pages or 4) - 1)
+    tokens, _ = sequences(SMALL, batch, pages or 4, 5)
     right = 0
-    for row, counted in zip(tokens, count, strict=True):
+    for row in tokens:
         said = row.clone()
-        for t in counted.nonzero()[:, 0].tolist():
+        for t in (last, last + 2):
             said[t + 1] = model(said[None, : t + 1])[0, -1].argmax()
             right += int(said[t + 1] == row[t + 1])
     assert 0 < right < 2 * batch
     for engine in ("lazy", "eager", "tiled_cpu", "bounded", flashref.Lazy):
-        assert accuracy(model, SMALL, engine, batch, seed=5) == right / (2 * batch)
+        for prompt in (None, 1, last - 3, last + 1):
+            assert accuracy(model, SMALL, engine, batch, 5, pages, prompt) == right / (2 * batch)
 
 
 def shortened(taps):
@@ -134,7 +136,7 @@ def test_a_callable_engine_gets_the_filters_of_the_positions_needed_and_the_batc
 
     accuracy(model, SMALL, make, 3)
     ((filters, batch_size),) = got
-    assert batch_size == 3 and torch.equal(filters, model.filters(19))
+    assert batch_size == 3 and torch.equal(filters, model.filters(27))
 
 
 @pytest.fixture(scope="module")
@@ -148,11 +150,13 @@ def test_the_model_that_comes_with_flashref_recalls_from_2000_tokens_ago_the_sam
     found = {engine: accuracy(model, task, engine, 8, seed=FRESH + 1) for engine in ("lazy", "eager", "tiled_cpu")}
     assert task.lags[0] > 2000 and set(found.values()) == {found["lazy"]}
     assert found["lazy"] >= 0.9 and report["accuracy"] >= 0.95
+    one_by_one = {engine: accuracy(model, task, engine, 8, FRESH + 1, prompt=2000) for engine in ("eager", "tiled_cpu")}
+    assert set(one_by_one.values()) == {found["lazy"]}
 
 
 def test_filters_that_end_before_the_answers_leave_it_guessing(shipped):
     model, task, _ = shipped
-    for taps in (task.distance // 2, task.lags[0]):
+    for taps in (task.distance // 2, task.distance - task.page):  # the short filters reach a few tokens further
         answers = 16 * task.keys
         limit = task.chance + 4 * (task.chance * (1 - task.chance) / answers) ** 0.5
         assert accuracy(model, task, shortened(taps), 16, seed=FRESH + 2) <= limit
@@ -192,10 +196,17 @@ def test_wrong_arguments_are_refused():
         sequences(SMALL, 1, 1, 0.5)
     with pytest.raises(ValueError, match="the task has 8 tokens, the model 5"):
         accuracy(small_model(Task(keys=1, values=2, page=8)), SMALL)
-    with pytest.raises(ValueError, match="hold 18 positions, the task needs 19"):
-        accuracy(small_model(SMALL, l_max=18), SMALL)
+    with pytest.raises(ValueError, match="hold 26 positions, the task needs 27"):
+        accuracy(small_model(SMALL, l_max=26), SMALL)
+    with pytest.raises(ValueError, match="pages must be >= 3, got 2"):
+        accuracy(small_model(SMALL), SMALL, pages=2)
     with pytest.raises(ValueError, match="engine must be one of"):
         accuracy(small_model(SMALL), SMALL, "fast")
+    for prompt, message in ((0, "prompt must be >= 1"), (26, "after 25 tokens, got 26")):
+        with pytest.raises(ValueError, match=message):
+            accuracy(small_model(SMALL), SMALL, prompt=prompt)
+    with pytest.raises(TypeError, match="prompt must be an integer"):
+        accuracy(small_model(SMALL), SMALL, prompt=1.0)
 
 
 def test_the_picture_of_a_sequence_frames_the_pair_that_is_meant_and_all_others_of_its_key():
