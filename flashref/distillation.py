@@ -3,7 +3,7 @@
 Kung's method: the Hankel matrix of a filter that is a sum of N exponentials has rank N, and its column space is shifted
 by one lag by a matrix whose eigenvalues are the exponentials' bases (Kung 1978; as ESPRIT: Roy and Kailath 1989). For
 any other filter the N strongest directions are taken. Distilling Hyena's filters is an idea of Massaroli et al. 2023,
-arXiv 2310.18780, who fit by gradient descent.
+arXiv 2310.18780, who solve a nonlinear interpolation problem for it.
 """
 
 from dataclasses import dataclass
