@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo | generate | bench | calibrate | explorer | train | recall."""
+"""The command line: python -m flashref demo | generate | bench | compare | calibrate | explorer | train | recall."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from flashref import calibration, recall_training, training
+from flashref import calibration, comparison, recall_training, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
 from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
 from flashref.checkpoints import PRETRAINED, load
@@ -83,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--show", type=Path, metavar="JSON", help="measure nothing: table and plots of a results file")
     bench.add_argument("--readme", type=Path, help="with --show: put the summary into this README")
     bench.set_defaults(run=_bench)
+
+    compare = commands.add_parser(
+        "compare", help="what exactness costs, and what giving it up loses", formatter_class=defaults
+    )
+    comparison.add_arguments(compare)
 
     calibrate = commands.add_parser("calibrate", help="measure what is fastest here, and let the tiled engine use it")
     calibrate.add_argument("--forget", action="store_true", help="measure nothing, go back to what comes with flashref")

@@ -1,5 +1,6 @@
 """Engines by name, and the smallest way to use one."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 
 from jaxtyping import Float
@@ -7,40 +8,57 @@ from torch import Tensor
 
 from flashref.bounded import Bounded
 from flashref.calibration import choices
+from flashref.epoched import Epoched
 from flashref.mixer import Mixer, check_filters
 from flashref.naive import Eager, Lazy
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
 
-ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU, Bounded)}
+ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU, Bounded, Epoched)}
+
+Engine = str | Callable[[Tensor, int], Mixer]  # a name, or what makes a mixer of filters (M, D, L) and a batch size
 
 
-def check_engine(engine: str) -> None:
-    """Refuse a name that is no engine and not "auto"."""
-    if engine not in (*ENGINES, "auto"):
+def check_engine(engine: Engine) -> None:
+    """Refuse a name that is no engine and not "auto"; what can be called is believed until it is."""
+    if not callable(engine) and engine not in (*ENGINES, "auto"):
         names = ", ".join(f'"{name}"' for name in (*ENGINES, "auto"))
         raise ValueError(f"engine must be one of {names}, got {engine!r}")
 
 
-def make_mixer(engine: str, filters: Float[Tensor, "M D L"], batch_size: int = 1, base: int | None = None) -> Mixer:
+def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int = 1, base: int | None = None) -> Mixer:
     """An engine for M mixers over D channels and B sequences; filters (M, D, L) on the device where it is to run.
 
-    engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for more work), or "auto"
-    (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). base: the block size of a tiled engine, 64 unless
-    told or measured (calibration.py). Raises ValueError or TypeError for what does not fit.
+    engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for more work), "epoched" (FutureFill's
+    schedule), or "auto" (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). Or a callable that makes a Mixer
+    of filters and batch size: a class of your own, or partial(Distilled, state_size=8) from alternatives.py. base: the
+    block size of a tiled engine, 64 unless told or measured (calibration.py); for "epoched" the length of an epoch.
+    Raises ValueError or TypeError for what does not fit.
     """
     check_engine(engine)
     if engine == "auto":
         on_gpu = isinstance(filters, Tensor) and filters.is_cuda
         engine = "tiled_gpu" if on_gpu else "tiled_cpu"
-    made = ENGINES[engine]
-    if not issubclass(made, TiledCPU):
+    made = engine if callable(engine) else ENGINES[engine]
+    if callable(engine) or not issubclass(made, TiledCPU):
         if base is not None:
             raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
-        return made(filters, batch_size)
+        return _checked(made(filters, batch_size), filters, batch_size)
     on_cpu = engine != "tiled_gpu" and isinstance(filters, Tensor) and not filters.is_cuda
     chosen = asdict(choices()) if on_cpu else {}
+    if engine == "epoched":
+        chosen.pop("base", None)  # measured for blocks, not for epochs
     return made(filters, batch_size, **(chosen | ({} if base is None else {"base": base})))
+
+
+def _checked(mixer: Mixer, filters: Tensor, batch_size: int) -> Mixer:
+    """Refuse what an engine of the caller's made, unless it is a fresh mixer for these filters."""
+    if not isinstance(mixer, Mixer):
+        raise TypeError(f"engine must make a flashref.Mixer of filters and batch size, it made {type(mixer).__name__}")
+    got, want = (*mixer.filters.shape, mixer.batch_size, mixer.position), (*filters.shape, batch_size, 0)
+    if got != want:
+        raise ValueError(f"engine must make a mixer with M, D, L, batch size and position {want}, got {got}")
+    return mixer
 
 
 class OnlineConvolution:
@@ -50,7 +68,7 @@ class OnlineConvolution:
     """
 
     def __init__(
-        self, rho: Float[Tensor, "D K"], engine: str = "tiled_cpu", batch_size: int = 1, base: int | None = None
+        self, rho: Float[Tensor, "D K"], engine: Engine = "tiled_cpu", batch_size: int = 1, base: int | None = None
     ) -> None:
         check_filters("rho", rho, "(D, K)")
         self._mixer = make_mixer(engine, rho[None], batch_size, base)

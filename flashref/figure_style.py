@@ -14,6 +14,12 @@ COLOURS = {
     "tiled_cpu": "#0072B2",
     "tiled_gpu": "#56B4E9",
     "bounded": "#882255",
+    "epoched": "#999933",
+}
+APPROXIMATE = {  # never drawn among the engines without a word that they are not exact
+    "distilled": "#117733",
+    "truncated": "#5D3A1A",
+    "dilated": "#44AA99",
 }
 PARTS = {
     "red_cell": "#C8102E",  # the pair (t, t)

@@ -4,6 +4,13 @@ One function per figure; each returns it. They live in the files imported here, 
 colours and fonts of figure_style.py.
 """
 
+from flashref.alternative_figures import (
+    cost_and_loss,
+    cost_over_length,
+    distilled_filters,
+    error_and_loss,
+    exact_growth,
+)
 from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.bench_figures import time_per_token as recorded_time_per_token
 from flashref.cost_figures import (
@@ -16,7 +23,7 @@ from flashref.cost_figures import (
     tiles_per_size,
 )
 from flashref.data_dependent_figures import filters_from_data, product_points, product_tiling, two_product_tilings
-from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.figure_style import APPROXIMATE, COLOURS, PARTS, as_png
 from flashref.framework_figures import contributions_known
 from flashref.model_figures import (
     compression,
@@ -44,6 +51,7 @@ from flashref.tiling_figures import circular_trick, coverage, ruler, single_buff
 from flashref.timeline_figures import bytes_per_sequence, calls_measured, dependency_graph, timelines
 
 __all__ = [
+    "APPROXIMATE",
     "COLOURS",
     "PARTS",
     "as_png",
@@ -54,14 +62,19 @@ __all__ = [
     "circular_trick",
     "compression",
     "contributions_known",
+    "cost_and_loss",
     "cost_choices",
+    "cost_over_length",
     "cost_per_step",
     "counted_over_length",
     "coverage",
     "cumulative_time",
     "dependency_graph",
+    "distilled_filters",
     "dynamic_range",
+    "error_and_loss",
     "error_growth",
+    "exact_growth",
     "filter_steps",
     "filters",
     "filters_from_data",

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flashref.engines import check_engine, make_mixer
+from flashref.engines import Engine, check_engine, make_mixer
 from flashref.graphs import BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
@@ -137,7 +137,7 @@ class Decoder:
 class OnlineOperator:
     """A Hyena operator one position at a time: ``push(u_t)``, (B, D) -> (B, D), up to l_max times."""
 
-    def __init__(self, operator: HyenaOperator, engine: str = "auto", batch_size: int = 1) -> None:
+    def __init__(self, operator: HyenaOperator, engine: Engine = "auto", batch_size: int = 1) -> None:
         with torch.no_grad():
             self._mixer = make_mixer(engine, operator.filters(), batch_size)
         self._step = OperatorStep(operator, self._mixer, 0)
@@ -162,7 +162,7 @@ def generate(
     model: Hyena,
     prompt: Int[Tensor, "*B P"],
     n: int,
-    engine: str = "auto",
+    engine: Engine = "auto",
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int | None = None,
@@ -170,9 +170,10 @@ def generate(
 ) -> Int[Tensor, "B P+n"]:
     """The prompt, (P,) or (B, P), and n tokens after it: (B, P+n).
 
-    engine: see make_mixer. temperature 0 takes the likeliest token; above 0 tokens are drawn from the logits divided by
-    it, from the top_k likeliest only if that is given. The same seed and engine give the same tokens; without a seed
-    each call draws others. progress: a bar, on a terminal or in a notebook, once a run has taken two seconds.
+    engine: a name or a callable, see make_mixer. temperature 0 takes the likeliest token; above 0 tokens are drawn from
+    the logits divided by it, from the top_k likeliest only if that is given. The same seed and engine give the same
+    tokens; without a seed each call draws others. progress: a bar, on a terminal or in a notebook, once a run has taken
+    two seconds.
 
     Costs O(P+n) passes through the blocks, and per mixer and channel O((P+n) log^2) with a tiled engine. Raises
     ValueError or TypeError for an empty prompt, tokens out of the vocabulary, P+n-1 positions that the filters do not
@@ -191,7 +192,7 @@ def stream(
     model: Hyena,
     prompt: Int[Tensor, "*B P"],
     n: int,
-    engine: str = "auto",
+    engine: Engine = "auto",
     temperature: float = 0.0,
     top_k: int | None = None,
     seed: int | None = None,

@@ -19,6 +19,7 @@ from flashref.convolution import causal_conv
 from flashref.implicit_filter import ImplicitFilter
 
 if TYPE_CHECKING:
+    from flashref.engines import Engine
     from flashref.generation import OnlineOperator
 
 SHORT_TAPS = 3  # the length of the short filter; the public models know no other
@@ -82,7 +83,7 @@ class HyenaOperator(nn.Module):
         shifted = (early[:, k : k + p.shape[1]] for k in range(SHORT_TAPS))
         return self.short_filter.bias + sum(tap * x for tap, x in zip(taps, shifted, strict=True))
 
-    def online(self, engine: str = "auto", batch_size: int = 1) -> "OnlineOperator":
+    def online(self, engine: "Engine" = "auto", batch_size: int = 1) -> "OnlineOperator":
         """The same operator one position at a time: ``.push(u_t)``, (B, D) -> (B, D)."""
         from flashref.generation import OnlineOperator  # generation is built on this file
 

@@ -28,6 +28,7 @@ class Mixer(ABC):
     """
 
     name: str
+    exact: bool = True  # False for an engine that computes with other filters than it was given (alternatives.py)
 
     def __init__(self, filters: Float[Tensor, "M D L"], batch_size: int = 1) -> None:
         check_filters("filters", filters, "(M, D, L)")

@@ -13,7 +13,7 @@ from truth import assert_close, causal_sum
 import flashref
 from flashref import OnlineConvolution, make_mixer
 
-ENGINES = ["lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded"]
+ENGINES = ["lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded", "epoched"]
 TILED = ENGINES[2:]
 PLACES = [(engine, "cpu") for engine in ENGINES]
 if torch.cuda.is_available():

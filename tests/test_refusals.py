@@ -137,7 +137,7 @@ def test_a_bad_filter_of_an_online_convolution_is_refused_by_name(engine, rho, e
         (
             {"engine": "fast"},
             ValueError,
-            'engine must be one of "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded", "auto"',
+            'engine must be one of "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded", "epoched", "auto"',
         ),
         ({"engine": None}, ValueError, "engine must be one of"),
         ({"engine": ["lazy"]}, ValueError, "engine must be one of"),
