@@ -11,7 +11,7 @@ from pathlib import Path
 from sphinx.application import Sphinx
 
 import flashref
-from flashref import figures
+from flashref import figures, widgets
 from flashref.explorer import write_explorer
 
 project = "flashref"
@@ -33,7 +33,7 @@ nb_merge_streams = True
 myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
-autodoc_default_options = {"members": True}
+autodoc_default_options = {"members": True, "ignore-module-all": True}  # each thing once, where it is written
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
@@ -41,7 +41,7 @@ codeautolink_concat_default = True
 # A name that a package hands on is described in the module that it comes from.
 codeautolink_inventory_map = {
     f"{package.__name__}.{name}": f"{vars(package)[name].__module__}.{name}"
-    for package in (flashref, figures)
+    for package in (flashref, figures, widgets)
     for name in package.__all__
     if callable(vars(package)[name])
 }
