@@ -34,6 +34,7 @@ myst_enable_extensions = ["dollarmath", "amsmath"]
 myst_heading_anchors = 3
 
 autodoc_default_options = {"members": True, "ignore-module-all": True}  # each thing once, where it is written
+autodoc_inherit_docstrings = False
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 80
@@ -62,7 +63,7 @@ onload="new ResizeObserver(() => this.style.height = this.contentDocument.body.p
 
 
 def prepare_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
-    """Give each picture its words, each widget its still, and the tile explorer a live one below its still."""
+    """Give each picture its words and a link to its full size, each widget its still, the explorer a live one too."""
     path = Path(app.env.doc2path(docname))
     if path.suffix != ".ipynb":
         return
@@ -73,18 +74,19 @@ def prepare_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
             data = output.get("data", {})
             data.pop("application/vnd.jupyter.widget-view+json", None)
             if "image/png" in data:
-                cell["metadata"]["mystnb"] = {"image": {"alt": words(code, data)}}
+                cell["metadata"]["mystnb"] = {"image": {"alt": words(code, data), "scale": 100}}
         if cell["cell_type"] == "code" and "tile_explorer(" in code:
             cell["outputs"].append({"output_type": "display_data", "data": {"text/html": EXPLORER}, "metadata": {}})
     source[0] = json.dumps(notebook)
 
 
 def words(code: str, data: dict) -> str:
-    """What stands for a picture: what the function that drew it says of itself, or the picture's own words."""
+    """What stands for a picture: how the function that drew it describes it, or the picture's own words."""
     drawn = re.search(r"\bfigures\.(\w+)\(", code)
     if drawn is None:
         return "".join(data["text/plain"])
-    return " ".join(inspect.getdoc(getattr(figures, drawn[1])).partition("\n\n")[0].replace("`", "").split())
+    description = inspect.getdoc(getattr(figures, drawn[1])).partition("\n\n")[0].partition(" Raises ")[0]
+    return " ".join(description.replace("`", "").split())
 
 
 def write_explorer_page(app: Sphinx, error: Exception | None) -> None:

@@ -160,7 +160,8 @@ def test_every_page_fits_its_window_with_its_formulas_set_and_asks_nobody_else(o
         opened.evaluate("window.MathJax?.startup.promise")
         found = opened.evaluate(
             """() => ({
-                wide: document.scrollingElement.scrollWidth - window.innerWidth,
+                wide: [document.scrollingElement, document.querySelector(".content")].filter(
+                    (node) => node.scrollWidth > node.clientWidth).length,
                 unset: [...document.querySelectorAll(".math")].filter((node) => !node.querySelector("mjx-math")).length,
                 wrong: document.querySelectorAll("mjx-merror, [data-mjx-error]").length,
                 formulas: document.querySelectorAll("mjx-math").length,
