@@ -27,6 +27,7 @@ extensions = [
 root_doc = "docs/index"
 include_patterns = ["docs/*.md", "docs/api/*.rst", "notebooks/*.ipynb", "notebooks/exercises/release/*/*.ipynb"]
 exclude_patterns = [".*", "build"]
+suppress_warnings = ["codeautolink.parse_block"]  # a cell with a magic that is no Python has no links
 
 nb_execution_mode = "off"
 nb_merge_streams = True
@@ -89,6 +90,13 @@ def words(code: str, data: dict) -> str:
     return " ".join(description.replace("`", "").split())
 
 
+def plain_prose(app: Sphinx, what: str, name: str, described: object, options: object, lines: list[str]) -> None:
+    """In the docstrings nothing but double backticks marks anything up, and what is indented is code."""
+    code, mark = r"``.*?``|^    [^\n]*", r"[|*]|_(?!\w)"
+    text = re.sub(f"({code})|({mark})", lambda found: found[1] or f"\\{found[2]}", "\n".join(lines), flags=re.M | re.S)
+    lines[:] = re.sub(r"^(\S.*\n\n)(?=    )", r"\1::\n\n", text, flags=re.M).splitlines()
+
+
 def write_explorer_page(app: Sphinx, error: Exception | None) -> None:
     if error is None:
         write_explorer(app.outdir / "_static" / "explorer.html")
@@ -96,4 +104,5 @@ def write_explorer_page(app: Sphinx, error: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("source-read", prepare_notebook)
+    app.connect("autodoc-process-docstring", plain_prose)
     app.connect("build-finished", write_explorer_page)

@@ -36,7 +36,7 @@ class PositionalEmbedding(nn.Module):
 
 
 class DecayWindow(nn.Module):
-    """Multiplies each channel's filter by exp(-t * abs(delta)) + shift, from slow to fast decay over the channels."""
+    """Multiplies each channel's filter by exp(-t * |delta|) + shift, from slow to fast decay over the channels."""
 
     def __init__(self, channels: int, shift: float, fast_decay: float, slow_decay: float, spacing: str) -> None:
         super().__init__()
