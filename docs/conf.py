@@ -58,7 +58,7 @@ html_copy_source = False
 html_show_copyright = False
 
 EXPLORER = """<p>Here the explorer is live: click it, then use the arrow keys.</p>
-<iframe class="explorer" src="../_static/explorer.html" title="The tile explorer"
+<iframe class="explorer" src="{root}_static/explorer.html" title="The tile explorer"
 onload="new ResizeObserver(() => this.style.height = this.contentDocument.body.parentNode.offsetHeight + 4 + 'px')
 .observe(this.contentDocument.body)"></iframe>"""
 
@@ -77,7 +77,8 @@ def prepare_notebook(app: Sphinx, docname: str, source: list[str]) -> None:
             if "image/png" in data:
                 cell["metadata"]["mystnb"] = {"image": {"alt": words(code, data), "scale": 100}}
         if cell["cell_type"] == "code" and "tile_explorer(" in code:
-            cell["outputs"].append({"output_type": "display_data", "data": {"text/html": EXPLORER}, "metadata": {}})
+            live = EXPLORER.replace("{root}", "../" * docname.count("/"))
+            cell["outputs"].append({"output_type": "display_data", "data": {"text/html": live}, "metadata": {}})
     source[0] = json.dumps(notebook)
 
 

@@ -18,9 +18,10 @@ from PIL import Image
 from playwright.sync_api import Browser, Page
 from test_project import ROOT, read
 
-NOTEBOOKS = [path.stem for path in sorted((ROOT / "notebooks").glob("*.ipynb"))]
-REFERENCE = [f"docs/api/{path.stem}.html" for path in sorted((ROOT / "docs" / "api").glob("*.rst"))]
-PAGES = ["docs/index.html", *(f"notebooks/{name}.html" for name in NOTEBOOKS), *REFERENCE]
+SOURCES = ["notebooks/*.ipynb", "notebooks/exercises/release/*/*.ipynb"]
+NOTEBOOKS = [path.relative_to(ROOT).with_suffix(".html") for folder in SOURCES for path in sorted(ROOT.glob(folder))]
+REFERENCE = [path.relative_to(ROOT).with_suffix(".html") for path in sorted(ROOT.glob("docs/api/*.rst"))]
+PAGES = ["docs/index.html", *map(Path.as_posix, NOTEBOOKS + REFERENCE)]
 PAGES += ["search.html?q=tiles", "genindex.html", "_modules/flashref/tiled_cpu.html"]
 WIDTHS = (1280, 390)  # a desktop and a phone
 
@@ -29,7 +30,7 @@ WIDTHS = (1280, 390)  # a desktop and a phone
 def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The book, made by the command that the Makefile has for it."""
     (command,) = re.findall(r"^book:.*\n(?:.*\n)*?\t\$\(RUN\) (sphinx .*) build/book$", read("Makefile"), re.MULTILINE)
-    folder = tmp_path_factory.mktemp("made") / "book"
+    folder = tmp_path_factory.mktemp("made").resolve() / "book"
     run = [sys.executable, "-m", *command.replace("build/", f"{folder.parent}/").split(), folder]
     made = subprocess.run(run, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
     assert (made.returncode, made.stderr) == (0, "")
@@ -51,10 +52,10 @@ def test_the_front_page_leads_to_the_contents(book, pages):
 
 
 def test_the_contents_list_every_notebook_in_order_and_all_of_the_reference(book, pages):
-    listed = re.findall(r'class="toctree-l1"><a [^>]*href="([^"#]*)"', pages[book / "docs" / "index.html"])
-    first = [link.removeprefix("../notebooks/").removesuffix(".html") for link in listed]
-    assert first[: len(NOTEBOOKS)] == NOTEBOOKS
-    assert {f"docs/{link}" for link in listed} >= set(REFERENCE)
+    links = re.findall(r'class="toctree-l1"><a [^>]*href="([^"#]*)"', pages[book / "docs/index.html"])
+    listed = list(dict.fromkeys((book / "docs" / link).resolve().relative_to(book) for link in links))
+    assert listed[: len(NOTEBOOKS)] == NOTEBOOKS
+    assert set(listed) >= set(REFERENCE)
 
 
 def test_the_reference_describes_every_module():
@@ -84,7 +85,7 @@ def test_every_link_within_the_book_leads_to_a_page_and_a_place_in_it(pages):
 def test_every_picture_has_words_that_say_what_it_shows(book, pages):
     seen = []
     for name in NOTEBOOKS:
-        for tag in re.findall(r"<img [^>]*>", pages[book / "notebooks" / f"{name}.html"]):
+        for tag in re.findall(r"<img [^>]*>", pages[book / name]):
             words = re.search(r'alt="([^"]*)"', tag)[1]
             seen.append(words)
             assert len(words.split()) > 4 and not words.startswith("&lt;Figure"), tag
@@ -104,6 +105,12 @@ def test_a_signature_says_the_shapes(book, pages):
     text = " ".join(as_text(pages[book / "docs/api/engines.html"]).split())
     assert "x: Float[Tensor, '*batch D L'], inputs: range, rho: Float[Tensor, 'D K']" in text
     assert "flashref.tiling.schedule( L: int, kind: str = 'relaxed', base: int = 1, ) → list[Tile]" in text
+
+
+def test_a_docstring_is_read_as_plain_prose(book, pages):
+    model = as_text(pages[book / "docs/api/model.html"])
+    assert "exp(-t * |delta|) + shift" in model
+    assert "M = n_layer * (order - 1), layer by layer" in model
 
 
 def test_names_in_a_notebooks_code_lead_to_the_reference_and_from_there_to_the_source(book, pages):
