@@ -47,7 +47,7 @@ notebooks: .venv/installed ## run every notebook again, in place, as on a machin
 book: .venv/installed ## the course as a web site in build/book, from the committed notebooks; it needs no network
 	rm -rf build/book build/doctrees build/jupyter_execute
 	$(RUN) sphinx -W --keep-going -q -c docs -d build/doctrees . build/book
-	@echo "Open build/book/index.html, or serve the folder: python3 -m http.server -d build/book"
+	@echo "To read it: .venv/bin/python -m http.server --directory build/book, then open http://localhost:8000"
 
 clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
