@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test demo bench results lint notebooks clean
+.PHONY: help lab test demo bench results lint notebooks book clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -43,6 +43,11 @@ notebooks: .venv/installed ## run every notebook again, in place, as on a machin
 	  --ExecutePreprocessor.store_widget_state=False --ClearMetadataPreprocessor.enabled=True \
 	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 	  $(addprefix --ClearMetadataPreprocessor.preserve_nb_metadata_mask=,kernelspec language_info) $(NOTEBOOKS)
+
+book: .venv/installed ## the course as a web site in build/book, from the committed notebooks; it needs no network
+	rm -rf build/book build/doctrees build/jupyter_execute
+	$(RUN) sphinx -W --keep-going -q -c docs -d build/doctrees . build/book
+	@echo "To read it: .venv/bin/python -m http.server --directory build/book, then open http://localhost:8000"
 
 clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
