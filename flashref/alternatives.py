@@ -119,6 +119,12 @@ class FewLags(Approximate):
             self._z[self._reach :] = 0
             self._i = 0
 
+    def _buffers(self) -> dict[str, Tensor]:
+        return {"z": self._z}
+
+    def _resume(self) -> None:
+        self._i = (self.position - self.prompt_length) % BLOCK
+
 
 class Truncated(FewLags):
     """The first ``window`` taps: a cache of the last inputs, as long as the window. The rest is in FewLags."""
@@ -212,3 +218,6 @@ class Distilled(Approximate):
     def _advance(self) -> None:
         self._state.mul_(self._poles).add_(self._x)
         torch.sum((self._residues * self._state).real, dim=0, out=self._ahead)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {"state": torch.view_as_real(self._state), "ahead": self._ahead}

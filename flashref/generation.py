@@ -215,7 +215,7 @@ def check_request(
     model: Hyena,
     prompt: Int[Tensor, "*B P"],
     n: int,
-    engine: str,
+    engine: Engine,
     temperature: float,
     top_k: int | None,
     seed: int | None,

@@ -1,6 +1,7 @@
 """What every engine has in common: the state of a generation, the order of calls, and the refusals.
 
-An engine is a Mixer that fills in five methods: _begin, _remember, _step, _advance and _buffers.
+An engine is a Mixer that fills in four methods: _begin, _remember, _step and _advance. With a fifth, _buffers, it can
+be copied in the middle of a generation.
 """
 
 import copy
@@ -61,12 +62,12 @@ class Mixer(ABC):
     def _advance(self) -> None:
         """Every mixer has stepped and self.position already counts it: do what all mixers can do together."""
 
-    @abstractmethod
     def _buffers(self) -> dict[str, Tensor]:
         """All that distinguishes this generation from one just begun with the same prompt length, by name.
 
         The tensors themselves: what is copied into them takes effect. Called between two positions.
         """
+        raise NotImplementedError(f"{type(self).__name__} has no _buffers: it cannot be copied, forked or put away")
 
     def _resume(self) -> None:  # noqa: B027, since most engines have nothing to do
         """The buffers were filled from a snapshot, and self.position is set: make ready for the next step."""

@@ -26,7 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flashref.engines import ENGINES, make_mixer
+from flashref.engines import ENGINES, Engine, make_mixer
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
@@ -49,7 +49,7 @@ class Generation(Iterator):
         model: Hyena,
         prompt: Int[Tensor, "*B P"],
         n: int,
-        engine: str = "auto",
+        engine: Engine = "auto",
         temperature: float = 0.0,
         top_k: int | None = None,
         seed: int | None = None,
