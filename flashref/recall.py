@@ -1,9 +1,10 @@
-"""Associative recall from exactly long ago: a task that a long filter solves, and a shortened one cannot.
+"""Associative recall from exactly long ago: a task for long filters, which shortened ones cannot solve.
 
 In the associative recall of Poli et al. (2023, arXiv 2302.10866) a sequence lists keys with their values and then asks
 for the value of a key. Here every page of the sequence lists all keys again, with new values, and asks for those of the
 page ``back`` pages earlier. Each page in between contradicts the answer, in the same words: only the distance tells
-which one is meant. So a model must reach that far, and must tell one page from the next when it gets there.
+which one is meant. So a model must reach that far, and must tell one page from the next when it gets there. Without the
+second it could add up what it reads, key by key, and a recurrence with one state per channel would do.
 """
 
 from collections.abc import Callable

@@ -89,13 +89,14 @@ def recall_reach(task: Task, energy: Mapping[str, Float[np.ndarray, " L"]]) -> F
     for axes, (name, values) in zip(grid, energy.items(), strict=True):
         share = np.asarray(values, dtype=float) / np.sum(values)
         parts = [100 * share[i : i + step].sum() for i in range(0, len(share), step)]
-        axes.axvspan(task.lags.start, task.lags.stop, color=PARTS["now"], alpha=0.4, linewidth=0)
+        axes.axvspan(task.lags.start, task.lags.stop, color=PARTS["now"], alpha=0.4, linewidth=0, label="the answers")
         axes.stairs(parts, step * np.arange(len(parts) + 1), fill=True, color=PARTS["filter"])
         axes.set(ylabel="energy (%)", xlim=(0, len(share)))
         axes.annotate(name, (0.01, 0.95), xycoords="axes fraction", va="top")
     grid[0].set_title(
         f"Where the filters look: the answers stand {task.lags.start} to {task.lags.stop - 1} tokens back"
     )
+    grid[0].legend(loc="upper right")
     grid[-1].set_xlabel("lag (tokens)")
     return figure
 
@@ -126,6 +127,7 @@ def recall_accuracy(
         sizes = sorted(found)
         axes.plot(sizes, [100 * found[size] for size in sizes], "o-", color=PARTS["filter"], markersize=4)
         axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:.0f}")
         axes.set(xlabel=f"{label} (approximate)")
     for axes in grid:
         axes.axhline(100 * task.chance, color="black", linestyle=":", linewidth=1.2)

@@ -101,19 +101,20 @@ def test_the_same_seed_gives_the_same_sequences_and_another_seed_others():
 
 @pytest.mark.parametrize("pages", [None, 3, 5])
 def test_accuracy_is_what_the_model_answers_when_each_token_is_generated_by_its_forward(pages):
-    model, batch = small_model(SMALL, seed=1), 12
-    last = SMALL.page * ((pages or 4) - 1)
-    tokens, _ = sequences(SMALL, batch, pages or 4, 5)
-    right = 0
-    for row in tokens:
-        said = row.clone()
-        for t in (last, last + 2):
-            said[t + 1] = model(said[None, : t + 1])[0, -1].argmax()
-            right += int(said[t + 1] == row[t + 1])
-    assert 0 < right < 2 * batch
-    for engine in ("lazy", "eager", "tiled_cpu", "bounded", flashref.Lazy):
-        for prompt in (None, 1, last - 3, last + 1):
-            assert accuracy(model, SMALL, engine, batch, 5, pages, prompt) == right / (2 * batch)
+    task, batch = Task(keys=3, values=3, page=12, back=2), 12
+    last, hits = task.page * ((pages or 4) - 1), []
+    for seed in range(4):
+        model, right = small_model(task, seed=seed), 0
+        for row in sequences(task, batch, pages or 4, 5)[0]:
+            said = row.clone()
+            for t in (last, last + 2, last + 4):
+                said[t + 1] = model(said[None, : t + 1])[0, -1, : task.vocab_size].argmax()
+                right += int(said[t + 1] == row[t + 1])
+        for engine in ("lazy", "eager", "tiled_cpu", "bounded", flashref.Lazy):
+            for prompt in (None, 1, last - 3, last + 1):
+                assert accuracy(model, task, engine, batch, 5, pages, prompt) == right / (3 * batch)
+        hits.append(right)
+    assert len(set(hits)) > 1
 
 
 def shortened(taps):
@@ -226,6 +227,9 @@ def test_the_picture_of_a_sequence_frames_the_pair_that_is_meant_and_all_others_
     said = {(text.get_position()[0] - 0.5, text.get_position()[1] - 0.5): text.get_text() for text in axes.texts}
     assert [said[i % 8, i // 8] for i in range(24)] == [SMALL.name(token) for token in tokens[0, 8:].tolist()]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["8", "16", "24"]
+    (axes,) = figures.recall_sequence(Task(), sequences(Task(), 1, 65, 0)[0][0].numpy()).axes
+    assert list(axes.get_yticks()) == [0.5, 1.5, 2.5, 3.5, 5.5, 6.5, 7.5, 8.5]  # the row between says what is left out
+    assert "... 57 more pages ..." in [text.get_text() for text in axes.texts]
     figures.as_png(figure)
     with pytest.raises(ValueError, match="at least 3 pages of 8, got 16"):
         figures.recall_sequence(SMALL, tokens[0, :16].numpy())

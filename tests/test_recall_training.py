@@ -8,6 +8,7 @@ import torch
 
 import flashref
 from flashref import recall_training
+from flashref.__main__ import main
 from flashref.recall import Task, sequences
 from flashref.recall_training import FRESH, Settings, stretched, train
 
@@ -97,3 +98,12 @@ def test_the_command_has_an_option_for_each_setting():
     recall_training.add_arguments(parser)
     given = parser.parse_args(["--keys", "3", "--lr-matrix", "0.5", "--out", "there", "--resume"])
     assert (given.keys, given.lr_matrix, str(given.out), given.resume, given.back) == (3, 0.5, "there", True, None)
+
+
+def test_the_command_trains_and_says_how_many_answers_are_right(tmp_path, capsys):
+    options = [text for name, value in TINY.items() for text in ("--" + name.replace("_", "-"), str(value))]
+    assert main(["recall", "--out", str(tmp_path / "run"), *options]) == 0
+    assert "of 512 answers are right, a guess is in 33.3%" in capsys.readouterr().out
+    assert flashref.load(tmp_path / "run").config.l_max == 32
+    assert main(["recall", "--out", str(tmp_path / "run"), *options]) == 2
+    assert "holds a run already" in capsys.readouterr().err
