@@ -1,0 +1,31 @@
+"""Every check of the exercises: ``from flashref import checks``, then checks.check_tau(your_tau) and so on.
+
+Each runs your function or class on sizes and numbers of its own, in a process of its own, with bounds on time and memory
+and with flashref's own solutions switched off (sandbox.py). It prints one line if all is right. Otherwise it shows what is
+wrong, on the smallest case, with a picture where that says more, and raises CheckFailed, which nbgrader takes for no
+points.
+"""
+
+from flashref.check_counts import check_cost
+from flashref.check_online import check_longest_step, check_online, check_single_buffer, check_work, work_per_step
+from flashref.check_schedule import check_schedule, check_steps, check_tiles
+from flashref.check_tau import check_kept_spectra, check_tau, check_transforms
+from flashref.feedback import CheckFailed, attempt, fail
+
+__all__ = [
+    "CheckFailed",
+    "attempt",
+    "check_cost",
+    "check_kept_spectra",
+    "check_longest_step",
+    "check_online",
+    "check_schedule",
+    "check_single_buffer",
+    "check_steps",
+    "check_tau",
+    "check_tiles",
+    "check_transforms",
+    "check_work",
+    "fail",
+    "work_per_step",
+]
