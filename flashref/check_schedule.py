@@ -22,15 +22,16 @@ def check_schedule(f: Callable[[int], list[Tile]], seed: int | None = None) -> N
     """
     drawn = random.Random(seed := fresh(seed))
     lengths = [*range(13), 16, *sorted(drawn.sample(range(17, 64), 3)), drawn.randrange(100, 200)]
-    for L, tiles in _listed(f, lengths).items():
-        if faults := _faults(tiles, L):
-            name = getattr(f, "__name__", "it")
-            few = L <= DRAWN and sum((b - a) * (d - c) for _, a, b, c, d in tiles) <= 4 * DRAWN**2
-            inside = all(0 <= a and b <= L + 1 and 0 <= c and d <= L + 1 for _, a, b, c, d in tiles)
-            figure = coverage(list(map(_tile, tiles)), L) if few and inside else None
-            fail(
-                f"{name}({L}) is wrong (the shortest length of those tried, seed {seed}):\n" + "\n".join(faults), figure
-            )
+    found = _listed(f, lengths)
+    wrong = {L: faults for L, tiles in found.items() if (faults := _faults(tiles, L))}
+    if wrong:
+        L = min(wrong)
+        drawable = [n for n in wrong if n <= DRAWN and all(_inside(tile, n) for tile in found[n])]
+        shown = next((n for n in drawable if n >= 8), max(drawable, default=0))
+        text = f"{getattr(f, '__name__', 'it')}({L}) is wrong, the shortest of the lengths tried (seed {seed}):"
+        also = f"\nThe picture shows L = {shown}." if shown not in (0, L) else ""
+        figure = coverage(list(map(_tile, found[shown])), shown) if shown else None
+        fail("\n".join([text, *wrong[L]]) + also, figure)
     print(f"Right: every pair once and in time, for {len(lengths)} lengths up to {lengths[-1]}.")
 
 
@@ -74,6 +75,11 @@ def check_steps(f: Callable[[int, int], int], seed: int | None = None) -> None:
             name = getattr(f, "__name__", "it")
             fail(f"{name}({j}, {t}) must be {want} = {want:b} in binary, got {got!r}: {window}.")
     print(f"Right for {len(pairs)} pairs.")
+
+
+def _inside(plain: Plain, L: int) -> bool:
+    _, a, b, c, d = plain
+    return 0 <= a and b <= L and 0 <= c and d <= L
 
 
 def _tile(plain: Plain) -> Tile:
@@ -124,7 +130,7 @@ def _faults(tiles: list[Plain], L: int) -> list[str]:
     runs: Counter[tuple[int, int]] = Counter()
     outside, early, late = [], [], []
     for step, a, b, c, d in tiles:
-        if a < 0 or b > L or c < 0 or d > L:
+        if not _inside((step, a, b, c, d), L):
             outside.append(f"inputs [{a}, {b}) to outputs [{c}, {d}) at step {step}")
         for t in range(max(c, 0), min(d, L)):
             for j in range(max(a, 0), min(b, L)):
@@ -146,4 +152,4 @@ def _faults(tiles: list[Plain], L: int) -> list[str]:
         "pairs with j >= t, which are no tile's business": above,
         "steps out of order": unordered,
     }
-    return [f"- {len(found)} {kind}: {some(found)}" for kind, found in kinds.items() if found]
+    return [f"- {kind} ({len(found)}): {some(found)}" for kind, found in kinds.items() if found]

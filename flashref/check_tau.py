@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashref.check_figures import lags_of_tile
 from flashref.feedback import attempt, fail, fresh, number, rows, some, unchanged
-from flashref.work import Work, counted
+from flashref.work import Work, counted, prepare
 
 Tile = Callable[[Tensor, Tensor], Tensor]
 
@@ -61,7 +61,7 @@ def check_tau(f: Tile, seed: int | None = None) -> None:
     picture = None
     if small.x.shape == (1, U) and small.x.sum() == 1 and set(small.x.flat) <= {0.0, 1.0}:
         told = _tell_unit(small)
-        big = max(U, 3 if any(case.x.shape[1] >= 3 for case in failing[:10]) else U)
+        big = max([U, *(case.x.shape[1] for case in failing if case.x.shape[1] <= 4 and case.x.sum() == 1)])
         same = [case for case in cases[:10] if case.x.shape[1] == big]
         picture = lags_of_tile(np.stack([case.got[0] for case in same], axis=1), same[0].rho[0])
     else:
@@ -197,6 +197,7 @@ def _diagnosis(failing: list[Case]) -> list[str]:
 
 
 def _count(f: Tile, U: int, warm: int, cls: Callable | None = None) -> Work:
+    prepare()
     D = 2
     x, rho = torch.randn(warm + 1, D, U, dtype=torch.float64), torch.randn(D, 2 * U, dtype=torch.float64)
 

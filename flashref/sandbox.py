@@ -126,7 +126,8 @@ def restore() -> list[str]:
     """Put back every function that was replaced since this module was imported; returns their names."""
     changed = []
     for place, (owner, name, value) in ORIGINALS.items():
-        if vars(owner).get(name) is not value:
+        now = vars(owner).get(name)
+        if now is not value and getattr(now, "__wrapped__", None) is not value:  # torch wraps some of its own, late
             changed.append(place)
             setattr(owner, name, value)
     return changed

@@ -63,6 +63,12 @@ class _Counter(TorchDispatchMode):
         return 0.0
 
 
+def prepare() -> None:
+    """Have torch load what counting needs, which takes seconds, here and not in every child that counts."""
+    with _Counter(Work()):
+        torch.zeros(1)
+
+
 @contextmanager
 def counted() -> Iterator[Work]:
     """Count what torch does inside the with block. It works at the level of torch's own kernels, below any Python."""
