@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test demo bench results lint notebooks clean
+.PHONY: help lab test demo bench results lint notebooks release clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -43,6 +43,11 @@ notebooks: .venv/installed ## run every notebook again, in place, as on a machin
 	  --ExecutePreprocessor.store_widget_state=False --ClearMetadataPreprocessor.enabled=True \
 	  --ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
 	  $(addprefix --ClearMetadataPreprocessor.preserve_nb_metadata_mask=,kernelspec language_info) $(NOTEBOOKS)
+
+# nbgrader calls alembic by its name alone, which it finds only on the path.
+release: .venv/installed ## make what students get of the exercises from their sources, as nbgrader does
+	cd notebooks/exercises && rm -rf release && PATH="$(CURDIR)/.venv/bin:$$PATH" \
+	  python -m nbgrader generate_assignment '[0-9]*' --no-db --force
 
 clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -11,7 +11,7 @@ from torch import Tensor
 from flashref.check_figures import pairs_of_engine, work_of_steps
 from flashref.feedback import attempt, fail, fresh, number, rows, unchanged
 from flashref.sandbox import Complaint
-from flashref.work import counted, prepare
+from flashref.work import counted
 
 
 class Online(Protocol):
@@ -140,7 +140,6 @@ def check_single_buffer(cls: type[Online], seed: int | None = None) -> None:
 
 def work_per_step(cls: type[Online], L: int) -> np.ndarray:
     """Multiply-adds a channel of each push at length L, (L,); what the constructor does is added to the first."""
-    prepare()
     D = 2
     x, rho = torch.randn(L, D, dtype=torch.float64), torch.randn(D, L, dtype=torch.float64)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from flashref.check_figures import lags_of_tile
 from flashref.feedback import attempt, fail, fresh, number, rows, some, unchanged
-from flashref.work import Work, counted, prepare
+from flashref.work import Work, counted
 
 Tile = Callable[[Tensor, Tensor], Tensor]
 
@@ -197,7 +197,6 @@ def _diagnosis(failing: list[Case]) -> list[str]:
 
 
 def _count(f: Tile, U: int, warm: int, cls: Callable | None = None) -> Work:
-    prepare()
     D = 2
     x, rho = torch.randn(warm + 1, D, U, dtype=torch.float64), torch.randn(D, 2 * U, dtype=torch.float64)
 

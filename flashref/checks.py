@@ -7,6 +7,7 @@ points.
 """
 
 from flashref.check_counts import check_cost
+from flashref.check_engine import check_engine, check_generate, check_product, check_product_work
 from flashref.check_online import check_longest_step, check_online, check_single_buffer, check_work, work_per_step
 from flashref.check_schedule import check_schedule, check_steps, check_tiles
 from flashref.check_tau import check_kept_spectra, check_tau, check_transforms
@@ -16,9 +17,13 @@ __all__ = [
     "CheckFailed",
     "attempt",
     "check_cost",
+    "check_engine",
+    "check_generate",
     "check_kept_spectra",
     "check_longest_step",
     "check_online",
+    "check_product",
+    "check_product_work",
     "check_schedule",
     "check_single_buffer",
     "check_steps",

@@ -31,7 +31,12 @@ FORKS = sys.platform == "linux"  # elsewhere a fork of a process with threads ma
 # Modules whose functions are solutions; what is not listed (figures, the model, this file) may be called.
 SOLUTIONS = ("bounded", "convolution", "engines", "naive", "tau", "tiled_cpu", "tiled_gpu", "tiling", "kernels")
 SHELLS = {"input", "open", "breakpoint"}  # builtins that IPython, pytest and debuggers replace
-FREE = {"fast_length", "check_count", "check_integers"}  # helpers in those modules that give nothing away
+FREE = {
+    "check_engine",
+    "fast_length",
+    "check_count",
+    "check_integers",
+}  # helpers in those modules that give nothing away
 
 
 class SolutionUsed(BaseException):

@@ -33,6 +33,10 @@ class _Counter(TorchDispatchMode):
         super().__init__()
         self.work = work
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would load its compiler to keep it out of here, which takes seconds in every child
+
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         name = function._schema.name.partition("::")[2]
@@ -61,12 +65,6 @@ class _Counter(TorchDispatchMode):
             self.work.transforms[n] = self.work.transforms.get(n, 0) + count
             return count * (2.5 if name == "_fft_c2c" else 1.25) * n * log2(max(n, 2))
         return 0.0
-
-
-def prepare() -> None:
-    """Have torch load what counting needs, which takes seconds, here and not in every child that counts."""
-    with _Counter(Work()):
-        torch.zeros(1)
 
 
 @contextmanager

@@ -36,7 +36,7 @@ def by_name(lines: list[str]) -> dict[str, Requirement]:
 PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
 CONDA = yaml.safe_load(read("environment.yml"))["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
-DECLARED = by_name(PROJECT["dependencies"] + EXTRAS["notebooks"] + EXTRAS["dev"])
+DECLARED = by_name(PROJECT["dependencies"] + EXTRAS["notebooks"] + EXTRAS["teach"] + EXTRAS["dev"])
 PINNED = by_name([line for line in read("requirements.txt").splitlines() if line and not line.startswith("#")])
 
 
@@ -75,7 +75,7 @@ def strings(content: str | list | dict) -> Iterator[str]:
 
 
 def test_requirements_pin_exactly_the_packages_that_pyproject_declares():
-    assert EXTRAS.keys() == {"notebooks", "dev"}
+    assert EXTRAS.keys() == {"notebooks", "teach", "dev"}
     assert PINNED.keys() == DECLARED.keys()
 
 
