@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashref.check_counts import count
 from flashref.check_figures import pairs_of_engine, work_of_steps
 from flashref.feedback import attempt, fail, fresh, number, rows, unchanged
 from flashref.sandbox import Complaint
-from flashref.work import counted
+from flashref.work import Work, counted
 
 
 class Online(Protocol):
@@ -97,6 +98,28 @@ def check_work(cls: type[Online], kind: str) -> None:
     print(f"Right: {said} That is {eager / total:.1f} times fewer than eager.")
 
 
+def check_base(cls: type[Online], base: int) -> None:
+    """cls, right as check_online wants it, must run no tile smaller than its base block: L/base - 1 tiles by FFT.
+
+    Counted: at most three transforms a channel for each, none of fewer than 2*base points, and no more work than half as
+    much again as columns inside blocks and those tiles cost.
+    """
+    L, name = 2048, getattr(cls, "__name__", "it")
+    work = _counted_run(cls, L)[1]
+    made = {n: number(times) for n, times in sorted(work.transforms.items())}
+    if small := [f"{times} of {n} points" for n, times in made.items() if n < 2 * base]:
+        fail(f"{name} makes small transforms at L = {L}: {', '.join(small)} a channel. With a base of {base} the smallest tile "
+             f"has U = {base}, transforms of {2 * base} points.")  # fmt: skip
+    tiles = L // base - 1
+    if sum(work.transforms.values()) > 3 * tiles:
+        fail(f"{name} makes {number(sum(work.transforms.values()))} transforms a channel at L = {L}. With a base of {base} there "
+             f"are {tiles} tiles: {2 * tiles} transforms, and one for each spectrum that is kept.")  # fmt: skip
+    if work.multiply_adds > (most := 1.5 * count("hybrid", L, base)):
+        fail(f"{name} does {number(round(work.multiply_adds))} multiply-adds a channel at L = {L}; with a base of {base} about "
+             f"{number(round(most / 1.5))} are enough. Does a column end with its block?")  # fmt: skip
+    print(f"Right: {number(sum(work.transforms.values()))} transforms a channel for {tiles} tiles at L = {L}.")
+
+
 def check_longest_step(cls: type[Online], times: float = 0.25, L: int = 2048) -> None:
     """No step of cls may do more than ``times`` the longest step of the relaxed schedule; counted."""
     got, need = work_per_step(cls, L), relaxed_work(L)
@@ -140,24 +163,31 @@ def check_single_buffer(cls: type[Online], seed: int | None = None) -> None:
 
 def work_per_step(cls: type[Online], L: int) -> np.ndarray:
     """Multiply-adds a channel of each push at length L, (L,); what the constructor does is added to the first."""
+    return np.diff(_counted_run(cls, L)[0])
+
+
+def _counted_run(cls: type[Online], L: int) -> tuple[list[float], Work]:
+    """The multiply-adds a channel before the first push and after each, and all work, a channel."""
     D = 2
     x, rho = torch.randn(L, D, dtype=torch.float64), torch.randn(D, L, dtype=torch.float64)
 
-    def job() -> tuple[list[float], int]:
+    def job() -> tuple[list[float], Work]:
         with counted() as work:
             done, online = [0.0], cls(rho)
             for x_t in x.unbind():
                 online.push(x_t)
                 done.append(work.multiply_adds / D)
-        return done, work.left
+        work.multiply_adds /= D
+        work.transforms = {n: times / D for n, times in work.transforms.items()}
+        return done, work
 
-    done, left = attempt(cls, job, seconds=60)
-    if left:
+    done, work = attempt(cls, job, seconds=60)
+    if work.left:
         name = getattr(cls, "__name__", "it")
         fail(
-            f"{name} takes its numbers out of torch ({left} times), where its work cannot be counted: use torch throughout."
+            f"{name} takes its numbers out of torch ({work.left} times), where its work cannot be counted: use torch throughout."
         )
-    return np.diff(done)
+    return done, work
 
 
 def relaxed_work(L: int) -> np.ndarray:

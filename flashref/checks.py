@@ -6,9 +6,16 @@ wrong, on the smallest case, with a picture where that says more, and raises Che
 points.
 """
 
-from flashref.check_counts import check_cost
+from flashref.check_counts import check_cost, count
 from flashref.check_engine import check_engine, check_generate, check_product, check_product_work
-from flashref.check_online import check_longest_step, check_online, check_single_buffer, check_work, work_per_step
+from flashref.check_online import (
+    check_base,
+    check_longest_step,
+    check_online,
+    check_single_buffer,
+    check_work,
+    work_per_step,
+)
 from flashref.check_schedule import check_schedule, check_steps, check_tiles
 from flashref.check_tau import check_kept_spectra, check_tau, check_transforms
 from flashref.feedback import CheckFailed, attempt, fail
@@ -16,6 +23,7 @@ from flashref.feedback import CheckFailed, attempt, fail
 __all__ = [
     "CheckFailed",
     "attempt",
+    "check_base",
     "check_cost",
     "check_engine",
     "check_generate",
@@ -31,6 +39,7 @@ __all__ = [
     "check_tiles",
     "check_transforms",
     "check_work",
+    "count",
     "fail",
     "work_per_step",
 ]
