@@ -12,6 +12,7 @@ from flashref.generation import generate, stream
 from flashref.hyena import Hyena, HyenaOperator
 from flashref.mixer import Mixer
 from flashref.naive import Eager, Lazy
+from flashref.resumable import Generation
 from flashref.tau import Tau
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
@@ -22,6 +23,7 @@ __all__ = [
     "PRETRAINED",
     "Cost",
     "Eager",
+    "Generation",
     "Hyena",
     "HyenaConfig",
     "HyenaOperator",

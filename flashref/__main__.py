@@ -16,6 +16,7 @@ from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
 from flashref.engines import ENGINES
 from flashref.generation import stream
+from flashref.resumable import Generation
 from flashref.text import decode, encode
 
 
@@ -59,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
     generate.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
     generate.add_argument("--seed", type=int, help="the same seed and engine give the same text")
+    generate.add_argument("--save", type=Path, metavar="STATE", help="put the generation away here when it stops")
+    generate.add_argument("--resume", type=Path, metavar="STATE", help="go on with what --save put away")
     generate.set_defaults(run=_generate)
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
@@ -103,28 +106,37 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
+    if arguments.save and not arguments.save.parent.is_dir():
+        raise ValueError(f"--save: there is no folder {arguments.save.parent}")  # before anything is made
+    model = load(arguments.model)
+    vocab_size = model.config.vocab_size
+    if arguments.resume:
+        if arguments.prompt is not None or arguments.file is not None:
+            raise ValueError("--resume goes on with the prompt that the file holds: leave yours out")
+        tokens = Generation.resume(arguments.resume, model)
+        shown = decode(tokens.tokens[0], vocab_size)
+    else:
+        shown = _prompt(arguments)
+        make = Generation if arguments.save else stream
+        sampling = {name: getattr(arguments, name) for name in ("temperature", "top_k", "seed")}
+        tokens = make(model, encode(shown, vocab_size), arguments.n, engine=arguments.engine, **sampling)
+    sys.stdout.buffer.write(shown)
+    try:
+        for token in tokens:
+            sys.stdout.buffer.write(decode(token, vocab_size))
+            sys.stdout.buffer.flush()
+    finally:  # the end, or Ctrl-C; after an error in the middle of a token there is nothing to put away
+        if arguments.save and not tokens.broken:
+            tokens.save(arguments.save)
+    print(flush=True)
+
+
+def _prompt(arguments: argparse.Namespace) -> bytes:
     if arguments.prompt is not None and arguments.file is not None:
         raise ValueError("give the prompt as an argument or with --file, not both")
     if arguments.prompt is not None:
-        prompt = os.fsencode(arguments.prompt)
-    else:
-        prompt = arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
-    model = load(arguments.model)
-    vocab_size = model.config.vocab_size
-    tokens = stream(
-        model,
-        encode(prompt, vocab_size),
-        arguments.n,
-        engine=arguments.engine,
-        temperature=arguments.temperature,
-        top_k=arguments.top_k,
-        seed=arguments.seed,
-    )
-    sys.stdout.buffer.write(prompt)
-    for token in tokens:
-        sys.stdout.buffer.write(decode(token, vocab_size))
-        sys.stdout.buffer.flush()
-    print(flush=True)
+        return os.fsencode(arguments.prompt)
+    return arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -48,6 +48,9 @@ class NoMixer(Mixer):
 
     def _advance(self) -> None: ...
 
+    def _buffers(self) -> dict[str, Tensor]:
+        return {}
+
 
 class MixerRun:
     """M mixers alone, fed from a ring of random rows."""

@@ -1,6 +1,5 @@
 """The tiled engine for those who wait for every token: no step is long, for up to twice the FFT points in all."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -32,10 +31,12 @@ class Bounded(TiledCPU):
 
     def _begin_tiles(self) -> int:
         b, rest = self.base, self._rest
+        self._evens: dict[int, Tensor] = {}
         U = b
         while 2 * U < rest:
             if U not in self._levels:
                 self._levels[U] = Level(self._tau.rho, U, self.batch_size, self.piece_points)
+            self._evens[U] = self._levels[U].make_even()
             U *= 2
         self._jobs: list[Job] = []
         return -(-rest // b) * b  # no second half: every position has its own slot
@@ -52,10 +53,9 @@ class Bounded(TiledCPU):
         self._tau.add(self._slots[..., n - b : n], self._slots[..., n : min(n + b, rest)])
         U = b
         while n % U == 0 and n + U < rest:
-            level = self._levels[U]
-            self._jobs.append(Job(n + U, level.points, level.run(self._slots[..., :rest], n)))
+            self._jobs.append(Job(n + U, U, self._levels[U].points))
             U *= 2
-        self._jobs.sort(key=lambda job: job.due)
+        self._jobs.sort(key=lambda job: (job.due, -job.U))
 
     def _work(self, n: int) -> None:
         """Run pieces, the earliest deadline first: so many FFT points that no later step has to do more."""
@@ -65,20 +65,34 @@ class Bounded(TiledCPU):
             now = max(now, left / (job.due - n))
         while now > 0:
             job = self._jobs[0]
-            points = next(job.pieces)
+            points = self._levels[job.U].run_piece(self._slots[..., : self._rest], self._evens[job.U], job)
             job.left -= points
             now -= points
             if not job.left:
                 self._jobs.pop(0)
 
+    def _buffers(self) -> dict[str, Tensor]:
+        left = {job.U: job.left for job in self._jobs}
+        self._left = torch.tensor([left.get(U, 0) for U in self._evens])
+        evens = {f"even_{U}": torch.view_as_real(even) for U, even in self._evens.items()}
+        return super()._buffers() | evens | {"left": self._left}
+
+    def _resume(self) -> None:
+        super()._resume()
+        n = self.position - self.prompt_length
+        for U, left in zip(self._evens, self._left.tolist(), strict=True):
+            if left:  # a level has one job at a time, which began at the last multiple of U
+                self._jobs.append(Job(n - n % U + U, U, left))
+        self._jobs.sort(key=lambda job: (job.due, -job.U))
+
 
 @dataclass
 class Job:
-    """A tile on its way: FFT points left to do, and how many inputs are known when it must be done."""
+    """A tile on its way: how many inputs are known when it must be done, its size, and FFT points left to do."""
 
     due: int
+    U: int
     left: int
-    pieces: Iterator[int]
 
 
 class Level:
@@ -86,28 +100,31 @@ class Level:
 
     def __init__(self, rho: Float[Tensor, "C L"], U: int, batch_size: int, piece_points: int) -> None:
         C, size = len(rho), max(1, piece_points // (2 * U * batch_size))
-        self.U = U
         # Slices of the channels with the spectra of lags 1 .. 2U-1 beyond U and beyond 2U: two blocks on, three on.
         self.pieces = [
             (slice(c, c + size), *(torch.fft.rfft(rho[c : c + size, far : far + 2 * U], 2 * U) for far in (U, 2 * U)))
             for c in range(0, C, size)
         ]
         self.points = batch_size * C * 2 * U  # of all its FFTs in one direction
-        self._even = torch.zeros(batch_size, C, U + 1, dtype=self.pieces[0][1].dtype, device=rho.device)
+        self._per_piece = batch_size * size * 2 * U
+        self._even = (batch_size, C, U + 1)
 
-    def run(self, slots: Float[Tensor, "B C L"], n: int) -> Iterator[int]:
-        """The inputs [n-U, n), and [n-2U, n-U) where they are an even block, to the outputs [n+U, n+2U).
+    def make_even(self) -> Complex[Tensor, "B C U+1"]:
+        """Where the spectrum of an even block waits for the next one to be complete."""
+        return self.pieces[0][1].new_zeros(self._even)
 
-        Does one piece, yields its FFT points in one direction, and so on.
+    def run_piece(self, slots: Float[Tensor, "B C L"], even: Complex[Tensor, "B C U+1"], job: Job) -> int:
+        """The next piece of a job: the inputs [n-U, n), and [n-2U, n-U) where they are an even block, to the outputs
+        [n+U, n+2U), for some channels. Returns its FFT points in one direction.
         """
-        U = self.U
-        x, z = slots[..., n - U : n], slots[..., n + U : n + 2 * U]
-        for c, two_on, three_on in self.pieces:
-            X: Complex[Tensor, "B c U+1"] = torch.fft.rfft(x[:, c], 2 * U)
-            if n % (2 * U):  # the block is even: the next one wants its spectrum
-                self._even[:, c] = X
-                X *= two_on
-            else:
-                X.mul_(two_on).addcmul_(self._even[:, c], three_on)
-            z[:, c] += torch.fft.irfft(X, 2 * U)[..., U : U + z.shape[-1]]
-            yield len(slots) * X.shape[1] * 2 * U
+        U, n = job.U, job.due - job.U
+        c, two_on, three_on = self.pieces[(self.points - job.left) // self._per_piece]
+        x, z = slots[:, c, n - U : n], slots[:, c, n + U : n + 2 * U]
+        X: Complex[Tensor, "B c U+1"] = torch.fft.rfft(x, 2 * U)
+        if n % (2 * U):  # the block is even: the next one wants its spectrum
+            even[:, c] = X
+            X *= two_on
+        else:
+            X.mul_(two_on).addcmul_(even[:, c], three_on)
+        z += torch.fft.irfft(X, 2 * U)[..., U : U + z.shape[-1]]
+        return len(slots) * X.shape[1] * 2 * U

@@ -1,4 +1,4 @@
-"""What is fastest on this machine: three numbers that the tiled engine on a CPU leaves open, measured and remembered.
+"""What is fastest on this machine: two numbers that the tiled engine on a CPU leaves open, measured and remembered.
 
 ``python -m flashref calibrate`` measures them in some ten seconds and keeps them in a file of the user's cache; from
 then on make_mixer uses them, and without it the numbers below, which were best where they were measured first. They
@@ -24,20 +24,18 @@ VARIABLE = "FLASHREF_CALIBRATION"  # names another file; set to nothing, no file
 
 @dataclass(frozen=True)
 class Choices:
-    """base: the block size b. direct_up_to: tiles of at most so many inputs (or outputs) are done without an FFT.
+    """base: the block size b. chunk_points: FFT points per call, so that what a call touches stays in the cache.
 
-    chunk_points: FFT points per call, so that what a call touches stays in the cache.
+    The size up to which a tile is done without an FFT is not among them: tiles begin at the base, which is larger.
     """
 
     base: int = 64
-    direct_up_to: int = 16
     chunk_points: int = 2**19
 
 
 CANDIDATES = {
     "base": (32, 64, 128),
     "chunk_points": (2**17, 2**18, 2**19, 2**20),
-    "direct_up_to": (8, 16, 32),
 }
 
 

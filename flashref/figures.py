@@ -15,6 +15,7 @@ from flashref.cost_figures import (
     tile_times,
     tiles_per_size,
 )
+from flashref.data_dependent_figures import filters_from_data, product_points, product_tiling, two_product_tilings
 from flashref.figure_style import COLOURS, PARTS, as_png
 from flashref.model_figures import (
     compression,
@@ -28,6 +29,15 @@ from flashref.model_figures import (
 )
 from flashref.operator_figure import operator_diagram
 from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
+from flashref.tau_figures import (
+    dynamic_range,
+    error_growth,
+    kernel_program,
+    pareto,
+    roofline,
+    time_per_output,
+    toeplitz_on_a_circle,
+)
 from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
 
 __all__ = [
@@ -43,18 +53,26 @@ __all__ = [
     "counted_over_length",
     "coverage",
     "cumulative_time",
+    "dynamic_range",
+    "error_growth",
     "filter_steps",
     "filters",
+    "filters_from_data",
     "growth_curve",
+    "kernel_program",
     "level_shares",
     "logit_gaps",
     "loss_curve",
     "one_filter",
     "operator_diagram",
+    "pareto",
     "product_grid",
+    "product_points",
+    "product_tiling",
     "prompt_tiling",
     "recorded_time_per_token",
     "recursion_unrolled",
+    "roofline",
     "roots_of_unity",
     "ruler",
     "single_buffer",
@@ -64,5 +82,8 @@ __all__ = [
     "tile_times",
     "tiles_per_size",
     "tiling",
+    "time_per_output",
     "time_per_token",
+    "toeplitz_on_a_circle",
+    "two_product_tilings",
 ]

@@ -16,6 +16,7 @@ from flashref.engines import check_engine, make_mixer
 from flashref.graphs import BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
+from flashref.snapshots import fill_buffers
 from flashref.tiled_gpu import TiledGPU
 from flashref.tiling import check_count, check_integers
 
@@ -39,6 +40,11 @@ class OperatorStep:
         self._reached = [self._slots[i : i + SHORT_TAPS] for i in range(BLOCK)]
         self._streams = [slot.split(operator.d_model, dim=-1) for slot in self._slots[:BLOCK]]
         self._i = 0
+
+    @property
+    def pending(self) -> Float[Tensor, "2 B C"]:
+        """All that the short filter remembers: its partial sums for the next two positions, as a view."""
+        return self._slots[self._i : self._i + SHORT_TAPS - 1]
 
     def prefill(self, u: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """The operator on a prompt, by its forward; what later steps need is remembered here and in the mixer."""
@@ -71,16 +77,16 @@ class LayerStep:
 
     def __init__(self, layer: Layer, mixer: Mixer, first: int) -> None:
         self._layer = layer
-        self._operator = OperatorStep(layer.mixer, mixer, first)
+        self.operator = OperatorStep(layer.mixer, mixer, first)
         self._norm1, self._norm2 = _norm(layer.norm1), _norm(layer.norm2)
         self._fc1, self._fc2 = _weights(layer.mlp.fc1), _weights(layer.mlp.fc2)
 
     def prefill(self, h: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
-        h = h + self._operator.prefill(self._layer.norm1(h))
+        h = h + self.operator.prefill(self._layer.norm1(h))
         return h + self._layer.mlp(self._layer.norm2(h))
 
     def step(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
-        h = h + self._operator.step(F.layer_norm(h, *self._norm1))
+        h = h + self.operator.step(F.layer_norm(h, *self._norm1))
         inner = F.gelu(F.linear(F.layer_norm(h, *self._norm2), *self._fc1), approximate="tanh")
         return h + F.linear(inner, *self._fc2)
 
@@ -112,6 +118,17 @@ class Decoder:
             h = layer.step(h)
         self._mixer.advance()
         return self._logits(h)
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """What the short filters remember, copied: what restore() takes. The mixer has a snapshot of its own."""
+        return {name: t.clone() for name, t in self._buffers().items()}
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on from a snapshot of a decoder of the same model; refuses another's, as the mixer's restore does."""
+        fill_buffers(self._buffers(), snapshot)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {f"short_filter_{i}": layer.operator.pending for i, layer in enumerate(self._layers)}
 
     def _logits(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
         return F.linear(F.layer_norm(h, *self._norm), self._embedding)
@@ -185,6 +202,24 @@ def stream(
 
     Arguments are checked here, when it is called, not at the first token.
     """
+    batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
+    if n == 0:
+        return iter(())
+    with torch.no_grad():
+        mixer = make_mixer(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
+    return decode(model, mixer, batch.to(torch.long, copy=True), n, temperature, top_k, seed)
+
+
+def check_request(
+    model: Hyena,
+    prompt: Int[Tensor, "*B P"],
+    n: int,
+    engine: str,
+    temperature: float,
+    top_k: int | None,
+    seed: int | None,
+) -> Int[Tensor, "B P"]:
+    """Refuse what stream cannot do; returns the prompt as (B, P)."""
     if not isinstance(model, Hyena):
         raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
     batch = prompt.unsqueeze(0) if isinstance(prompt, Tensor) and prompt.dim() == 1 else prompt
@@ -207,11 +242,7 @@ def stream(
     if seed is not None and not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit into 64 bits, got {seed}")
     check_engine(engine)
-    if n == 0:
-        return iter(())
-    with torch.no_grad():
-        mixer = make_mixer(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
-    return decode(model, mixer, batch.to(torch.long, copy=True), n, temperature, top_k, seed)
+    return batch.long()
 
 
 @torch.no_grad()

@@ -1,15 +1,18 @@
 """What every engine has in common: the state of a generation, the order of calls, and the refusals.
 
-An engine is a Mixer that fills in four methods: _begin, _remember, _step and _advance.
+An engine is a Mixer that fills in five methods: _begin, _remember, _step, _advance and _buffers.
 """
 
+import copy
 from abc import ABC, abstractmethod
+from typing import Self
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from flashref.convolution import fast_length
+from flashref.snapshots import fill_buffers, read_position
 from flashref.tiling import check_count
 
 
@@ -56,6 +59,16 @@ class Mixer(ABC):
     @abstractmethod
     def _advance(self) -> None:
         """Every mixer has stepped and self.position already counts it: do what all mixers can do together."""
+
+    @abstractmethod
+    def _buffers(self) -> dict[str, Tensor]:
+        """All that distinguishes this generation from one just begun with the same prompt length, by name.
+
+        The tensors themselves: what is copied into them takes effect. Called between two positions.
+        """
+
+    def _resume(self) -> None:  # noqa: B027, since most engines have nothing to do
+        """The buffers were filled from a snapshot, and self.position is set: make ready for the next step."""
 
     # What a user calls. ------------------------------------------------------------------------------------------
 
@@ -134,6 +147,43 @@ class Mixer(ABC):
         self._go_to(self._position + 1)
         self._advance()
 
+    def snapshot(self) -> dict[str, Tensor]:
+        """The generation as it stands between two positions, copied: what restore() takes. M*B*D*L/2 numbers and more.
+
+        Raises ValueError in the middle of a position or of a prompt.
+        """
+        self._check_between("snapshot")
+        where = {"position": torch.tensor([self._position, self.prompt_length, int(self._begun)])}
+        return where | ({name: t.clone() for name, t in self._buffers().items()} if self._begun else {})
+
+    def restore(self, snapshot: dict[str, Tensor]) -> None:
+        """Go on from a snapshot of an engine of the same kind, made with the same filters and settings.
+
+        The tensors are copied. Raises ValueError for names, shapes or positions that do not fit, TypeError for dtypes;
+        what is refused leaves the generation as it was.
+        """
+        position, prompt_length, begun = read_position(snapshot, self._length)
+        fresh = copy.copy(self)
+        fresh.reset()
+        if begun:
+            fresh.prompt_length = prompt_length
+            with torch.inference_mode(False):
+                fresh._begin()
+            fresh._begun = True
+            fresh._go_to(position)
+            fill_buffers(fresh._buffers(), {name: t for name, t in snapshot.items() if name != "position"})
+            fresh._resume()
+        self.__dict__ = fresh.__dict__
+
+    def fork(self) -> Self:
+        """A second generation at the same position; the two share the filters and nothing that a step changes.
+
+        Raises ValueError in the middle of a position or of a prompt.
+        """
+        twin = copy.copy(self)
+        twin.restore(self.snapshot())
+        return twin
+
     # For the engines. --------------------------------------------------------------------------------------------
 
     def _convolve_prompt(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D L"]:
@@ -192,6 +242,10 @@ class Mixer(ABC):
             allowed = " or ".join(map(str, self._dtypes))
             raise TypeError(f"{name} must be {allowed} as the filters are, got {x.dtype}: convert it with .to()")
         raise ValueError(f"{name} must be on {self.filters.device} where the filters are, got {x.device}")
+
+    def _check_between(self, call: str) -> None:
+        if self._in_prefill or self._next:
+            raise ValueError(self._order_message(call, None))
 
     def _order_message(self, call: str, m: int | None) -> str:
         asked = call if m is None else f"{call}({m})"

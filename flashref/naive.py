@@ -41,6 +41,9 @@ class Lazy(Mixer):
     def _advance(self) -> None:
         pass  # nothing is done ahead
 
+    def _buffers(self) -> dict[str, Tensor]:
+        return {"x": self._x}
+
 
 class Eager(Mixer):
     """At step t push column t to every later output at once: L-t multiply-adds per channel.
@@ -69,3 +72,6 @@ class Eager(Mixer):
 
     def _advance(self) -> None:
         pass  # the step has already reached every later output
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {"z": self._z}

@@ -1,6 +1,8 @@
 """One tile: what inputs [l, r) contribute to outputs [l', r'), directly, by FFT, or whichever is faster."""
 
+import copy
 from collections.abc import Iterable
+from typing import Self
 
 import torch
 from jaxtyping import Complex, Float
@@ -37,8 +39,14 @@ def tau_direct(x: Float[Tensor, "*batch D p"], rho: Float[Tensor, "D K"], q: int
 
 
 def spectrum(rho: Float[Tensor, "D K"], U: int) -> Complex[Tensor, "D n"]:
-    """The filter's first 2U taps as tau_fft wants them: a real FFT of circular length fast_length(2U)."""
-    return torch.fft.rfft(rho[:, : 2 * U], fast_length(2 * U))
+    """The filter's lags 1 .. 2U-1 as tau_fft wants them: a real FFT of circular length fast_length(2U).
+
+    Lag 0 is the red cell's and reaches none of a tile's outputs. In the spectrum only its rounding would, and in a
+    Hyena it is the largest tap: without it the errors of float32 are half as large.
+    """
+    taps = rho[:, : 2 * U].clone()
+    taps[:, :1] = 0
+    return torch.fft.rfft(taps, fast_length(2 * U))
 
 
 def tau_fft(x: Float[Tensor, "*batch D U"], spectrum: Complex[Tensor, "D n"], q: int) -> Float[Tensor, "*batch D q"]:
@@ -65,9 +73,11 @@ class Tau:
         self.rho, self.direct_up_to, self.chunk_points = rho, direct_up_to, chunk_points
         self._chunks: dict[int, list[tuple[slice, Tensor]]] = {}
 
-    def keep(self, sizes: Iterable[int]) -> None:
-        """Forget the spectra for tiles of other numbers of inputs than these."""
-        self._chunks = {U: self._chunks[U] for U in sizes if U in self._chunks}
+    def keeping(self, sizes: Iterable[int]) -> Self:
+        """The same tau without the spectra for tiles of other numbers of inputs than these."""
+        other = copy.copy(self)
+        other._chunks = {U: self._chunks[U] for U in sizes if U in self._chunks}
+        return other
 
     def _chunks_of(self, x: Float[Tensor, "B C U"]) -> list[tuple[slice, Tensor]]:
         """Slices of the channels, each with its spectra, for tiles of U inputs."""

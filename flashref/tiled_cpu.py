@@ -66,6 +66,8 @@ class TiledCPU(Mixer):
         self._half = self._begin_tiles()
         self._slots = _padded(self.filters, (B, M * D), self._half)
         self._late = None  # what a prompt contributes to the second half, until its slots are free
+        if self.prompt_length and self._rest > self._half:
+            self._late = self.filters.new_zeros(B, M * D, self._rest - self._half)
         x, z = _padded(self.filters, (2, b), M * B * D).unflatten(-1, (M, B, D))  # time first: a row is contiguous
         self._x_block, self._z_block = x, z
         # Views of each position, made once: slicing would cost a step more than its arithmetic.
@@ -75,7 +77,7 @@ class TiledCPU(Mixer):
 
     def _begin_tiles(self) -> int:
         """Make ready for the tiles of this generation; returns where the second half of the positions begins."""
-        self._tau.keep(gray_sizes(self._rest, self.base))
+        self._tau = self._tau.keeping(gray_sizes(self._rest, self.base))
         return middle(self._rest, self.base)
 
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
@@ -85,9 +87,6 @@ class TiledCPU(Mixer):
         mine = slice(m * D, (m + 1) * D)
         self._slots[:, mine, : early.shape[-1]] = early
         if late.shape[-1]:
-            if self._late is None:
-                with torch.inference_mode(False):
-                    self._late = self.filters.new_zeros(self.batch_size, M * D, late.shape[-1])
             self._late[:, mine] = late
         if m == M - 1 and self._rest:
             self._load_block(0)
@@ -117,6 +116,17 @@ class TiledCPU(Mixer):
         self._store_block(n - self.base)
         self._run_tile(n)
         self._load_block(n)
+
+    def _buffers(self) -> dict[str, Tensor]:
+        buffers = {"slots": self._slots, "x_block": self._x_block, "z_block": self._z_block}
+        late = self._late is not None and self.position - self.prompt_length < self._half
+        return buffers | ({"late": self._late} if late else {})
+
+    def _resume(self) -> None:
+        n = self.position - self.prompt_length
+        self._row = self._rows[n % self.base]
+        if n >= self._half:
+            self._late = None
 
     def _run_tile(self, n: int) -> None:
         tile = gray_tile(n, self._rest, self.base)

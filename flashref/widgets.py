@@ -14,9 +14,18 @@ from flashref.figure_style import COLOURS, PARTS, as_png
 from flashref.hyena import Hyena
 from flashref.model_figures import energy_lags, one_filter
 from flashref.stepper import numbers, page
+from flashref.tau_figures import toeplitz_on_a_circle
 from flashref.tiling import RadixCost, check_integers, radix_cost
 
-__all__ = ["WithStill", "as_png", "cost_explorer", "filter_viewer", "polynomial_stepper", "tile_explorer"]
+__all__ = [
+    "WithStill",
+    "as_png",
+    "circle_explorer",
+    "cost_explorer",
+    "filter_viewer",
+    "polynomial_stepper",
+    "tile_explorer",
+]
 
 
 class WithStill(ipywidgets.VBox):
@@ -199,3 +208,30 @@ def filter_viewer(model: Hyena, mixer: int = 0, channel: int = 0) -> WithStill:
     show()
     controls = [_row(which, place), _row(log_lag, log_tap), picture, line]
     return WithStill(controls, {"image/png": bytes(picture.value)}, line.value)
+
+
+def circle_explorer(U: int = 4, N: int = 8) -> WithStill:
+    """A tile of U inputs on a circle of N points: which lags each cell gets, and which cells are wrong; both chosen.
+
+    U: 1 .. 8; N: U .. 4U. Raises as toeplitz_on_a_circle does.
+    """
+    picture, line = ipywidgets.Image(format="png"), ipywidgets.HTML()
+    picture.value = as_png(toeplitz_on_a_circle(U, N))
+    size = ipywidgets.IntSlider(U, 1, 8, description="inputs U", continuous_update=False)
+    circle = ipywidgets.IntSlider(N, U, 4 * U, description="circle N", continuous_update=False)
+
+    def show(_: dict | None = None) -> None:
+        picture.value = as_png(toeplitz_on_a_circle(size.value, circle.value))
+        points, plain = 2 * circle.value, 3 * 4 * size.value
+        line.value = f"Two transforms of {circle.value} points: {points}. The plain way, three of 4U: {plain}."
+
+    def resize(_: dict) -> None:
+        with circle.hold_trait_notifications():  # the bounds must never cross on their way
+            circle.min, circle.max, circle.value = size.value, 4 * size.value, 2 * size.value
+        show()
+
+    size.observe(resize, "value")
+    circle.observe(show, "value")
+    show()
+    text = f"A tile of {U} inputs on a circle of {N} points, as matrices of lags."
+    return WithStill([_row(size, circle), picture, line], {"image/png": bytes(picture.value)}, text)

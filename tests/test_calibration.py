@@ -10,7 +10,7 @@ from flashref import TiledCPU, calibration, make_mixer
 from flashref.__main__ import main
 from flashref.calibration import CANDIDATES, VARIABLE, Choices, choices, remember
 
-FOUND = Choices(base=8, direct_up_to=3, chunk_points=500)
+FOUND = Choices(base=8, chunk_points=500)
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def test_what_is_remembered_is_used_by_the_tiled_engines_on_a_cpu_only(file):
     filters = torch.randn(1, 2, 100)
     for engine in ("tiled_cpu", "bounded", "auto"):
         mixer = make_mixer(engine, filters)
-        assert (mixer.base, mixer.direct_up_to, mixer.chunk_points) == (8, 3, 500)
+        assert (mixer.base, mixer.chunk_points) == (8, 500)
     assert make_mixer("tiled_gpu", filters).base == 64
     assert make_mixer("tiled_cpu", filters, base=5).base == 5
     make_mixer("lazy", filters)
@@ -60,7 +60,7 @@ def test_a_file_that_cannot_be_understood_is_named_and_not_changed(file, content
 
 
 def test_calibrate_takes_the_fastest_candidate_of_each_choice(file, monkeypatch, capfd):
-    fastest = {"base": 32, "chunk_points": 2**20, "direct_up_to": 16}
+    fastest = {"base": 32, "chunk_points": 2**20}
 
     def seconds(filters, settings, repeats, bar):
         return [1 + sum(getattr(setting, name) != value for name, value in fastest.items()) for setting in settings]
@@ -69,7 +69,7 @@ def test_calibrate_takes_the_fastest_candidate_of_each_choice(file, monkeypatch,
     assert main(["calibrate"]) == 0
     assert choices() == Choices(**fastest)
     out = capfd.readouterr().out
-    assert out.count("chosen") == 3 and str(file) in out
+    assert out.count("chosen") == 2 and str(file) in out
     assert main(["calibrate", "--forget"]) == 0
     assert choices() == Choices() and not file.exists()
 
@@ -85,7 +85,7 @@ def test_a_small_calibration_measures_every_candidate_once():
         assert min((s, v) for n, v, s in measured if n == name)[1] == getattr(found, name)
 
 
-@pytest.mark.parametrize("change", [{"direct_up_to": -1}, {"chunk_points": 0}])
+@pytest.mark.parametrize("change", [{"base": -1}, {"chunk_points": 0}])
 def test_bad_choices_are_refused_by_name(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         TiledCPU(torch.randn(1, 1, 4), **change)

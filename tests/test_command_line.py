@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import flashref
-from flashref import bench, demo
+from flashref import Generation, bench, demo
 from flashref.__main__ import main
 from flashref.bench_report import END, START, from_json, summary
 from flashref.bench_runs import counted_per_position
@@ -65,6 +65,26 @@ def test_generate_continues_the_prompt_from_standard_input(folder, monkeypatch, 
     assert capfdbinary.readouterr().out == expected(folder, 20)
 
 
+def test_generate_is_stopped_put_away_and_resumed_with_the_same_text(folder, tmp_path, monkeypatch, capfdbinary):
+    state = str(tmp_path / "state")
+    real, made = Generation.__next__, []
+
+    def pressed(run):
+        if len(made) == 9:
+            raise KeyboardInterrupt
+        made.append(real(run))
+        return made[-1]
+
+    monkeypatch.setattr(Generation, "__next__", pressed)
+    assert main(["generate", PROMPT.decode(), "--model", str(folder), "-n", "20", "--save", state]) == 130
+    assert capfdbinary.readouterr().out == expected(folder, 20)[: len(PROMPT) + 9]
+    monkeypatch.setattr(Generation, "__next__", real)
+    assert main(["generate", "--model", str(folder), "--resume", state, "--save", state]) == 0
+    assert capfdbinary.readouterr().out == expected(folder, 20)
+    assert main(["generate", "--model", str(folder), "--resume", state]) == 0  # there is nothing left to do
+    assert capfdbinary.readouterr().out == expected(folder, 20)
+
+
 @pytest.mark.parametrize(
     ("arguments", "named"),
     [
@@ -72,6 +92,9 @@ def test_generate_continues_the_prompt_from_standard_input(folder, monkeypatch, 
         (["x", "--file", "prompt.py"], "--file"),
         (["--file", "no-such-file"], "no-such-file"),
         ([""], "prompt"),
+        (["--resume", "no-such-file"], "no-such-file"),
+        (["x", "--resume", "no-such-file"], "--resume"),
+        (["x", "-n", "1", "--save", "no-such-folder/x"], "no-such-folder"),
         (["x", "-n", "-1"], "n must"),
         (["x", "-n", "1000"], "96"),
         (["x", "-n", "1", "--engine", "fast"], "engine"),

@@ -101,7 +101,7 @@ def test_sizes_that_are_not_kept_are_forgotten():
         hybrid.add(torch.randn(1, 3, U), torch.zeros(1, 3, U))
     of_eight = hybrid._chunks[8]
     assert list(hybrid._chunks) == [8, 64]
-    hybrid.keep([8, 100])
+    hybrid = hybrid.keeping([8, 100])
     assert list(hybrid._chunks) == [8] and hybrid._chunks[8] is of_eight
 
 

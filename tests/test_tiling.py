@@ -70,8 +70,9 @@ def test_the_engine_runs_the_tiles_of_its_schedule_at_their_steps(L, base, P):
     calls = []
 
     class Recorder:
-        def keep(self, sizes):
+        def keeping(self, sizes):
             assert list(sizes) == sorted({len(tile.inputs) for tile in due})
+            return self
 
         def add(self, x, z):
             calls.append((mixer.position - P, x.shape[-1], z.shape[-1]))

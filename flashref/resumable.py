@@ -1,0 +1,249 @@
+"""A generation as an object: interrupt it, fork it, put it away in a file, go on another day with the same tokens.
+
+    run = flashref.Generation(model, prompt, n=100_000, seed=0)
+    for token in run:  # Ctrl-C whenever you like: run.tokens has what was made, and the loop can be entered again
+        ...
+    run.save("run.safetensors")
+    run = flashref.Generation.resume("run.safetensors", model)
+
+What is kept is the engine's own state, not the tokens alone: a prompt made of them would round differently, and where
+two tokens are nearly as likely another one could win.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Self
+
+import torch
+from jaxtyping import Int
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from flashref.engines import ENGINES, make_mixer
+from flashref.generation import Decoder, check_request, sample
+from flashref.hyena import Hyena
+from flashref.mixer import Mixer
+from flashref.tiled_cpu import TiledCPU
+
+FORMAT = "flashref generation 1"  # changes when a file of today could be read wrongly
+
+
+class Generation(Iterator):
+    """An iterator over n new tokens, (B,) each, that can be stopped between any two of them and taken up again.
+
+    The arguments are those of stream, and so are the tokens. ``tokens``: the prompt and what was made so far, (B, P+k).
+
+    Ctrl-C takes effect between two tokens, so that the object stays good. Any other error in the middle of a step, out
+    of memory say, leaves it unusable, and next() then says so; resume the last file, or begin anew with ``tokens``.
+    """
+
+    def __init__(
+        self,
+        model: Hyena,
+        prompt: Int[Tensor, "*B P"],
+        n: int,
+        engine: str = "auto",
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        seed: int | None = None,
+    ) -> None:
+        batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
+        with torch.no_grad():
+            mixer = make_mixer(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
+        self._generator = torch.Generator(batch.device)
+        self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
+        self._set_up(model, mixer, batch.shape[1], n, temperature, top_k)
+        self._tokens[:, : self._prompt] = batch
+
+    def _set_up(self, model: Hyena, mixer: Mixer, prompt: int, n: int, temperature: float, top_k: int | None) -> None:
+        self._model, self._mixer, self._decoder = model, mixer, Decoder(model, mixer)
+        self._prompt, self._n, self._temperature, self._top_k = prompt, n, temperature, top_k
+        self._tokens = torch.zeros(mixer.batch_size, prompt + n, dtype=torch.long, device=mixer.filters.device)
+        self._made, self.broken = 0, False
+
+    @property
+    def tokens(self) -> Int[Tensor, "B P+k"]:
+        """The prompt and the tokens made so far, a copy."""
+        return self._tokens[:, : self._prompt + self._made].clone()
+
+    @property
+    def left(self) -> int:
+        """How many tokens are still to come."""
+        return self._n - self._made
+
+    @torch.no_grad()
+    def __next__(self) -> Int[Tensor, " B"]:
+        self._check_whole()
+        if not self.left:
+            raise StopIteration
+        with _between_tokens():
+            self.broken = True
+            known = self._prompt + self._made
+            if self._made:
+                logits = self._decoder.step(self._tokens[:, known - 1])
+            else:
+                logits = self._decoder.prefill(self._tokens[:, :known])
+            logits = logits[:, : self._model.config.vocab_size]
+            self._tokens[:, known] = sample(logits, self._temperature, self._top_k, self._generator)
+            self._made += 1
+            self.broken = False
+        return self._tokens[:, known].clone()
+
+    def fork(self, seed: int | None = None) -> Self:
+        """Another continuation of the same tokens, which shares the weights and filters and nothing that changes.
+
+        seed: for its own draws; without one it would draw the very tokens that this one draws.
+        """
+        self._check_whole()
+        twin = object.__new__(type(self))
+        twin._generator = torch.Generator(self._tokens.device)
+        twin._generator.set_state(self._generator.get_state()) if seed is None else twin._generator.manual_seed(seed)
+        twin._set_up(self._model, self._mixer.fork(), self._prompt, self._n, self._temperature, self._top_k)
+        twin._decoder.restore(self._decoder.snapshot())
+        twin._tokens.copy_(self._tokens)
+        twin._made = self._made
+        return twin
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Put the generation away, without the model, in a safetensors file of about the engine's buffers in size.
+
+        The file is written beside its place and then renamed: killed at any moment, this leaves the old file or the
+        new one. Raises ValueError for an engine that has no name, FileNotFoundError for a folder that does not exist.
+        """
+        self._check_whole()
+        path = Path(path)
+        if not path.parent.is_dir():
+            raise FileNotFoundError(f"path: there is no folder {path.parent}")
+        kind = type(self._mixer)
+        if ENGINES.get(kind.name) is not kind:
+            raise ValueError(f"only an engine that has a name can be put away, one of {', '.join(ENGINES)}")
+        tensors = {f"mixer.{name}": t for name, t in self._mixer.snapshot().items()}
+        tensors |= {f"decoder.{name}": t for name, t in self._decoder.snapshot().items()}
+        tensors |= {"tokens": self.tokens, "generator": self._generator.get_state()}
+        tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
+        about = {
+            "engine": kind.name,
+            "settings": _settings(self._mixer),
+            "prompt": self._prompt,
+            "n": self._n,
+            "temperature": self._temperature,
+            "top_k": self._top_k,
+            "model": fingerprint(self._model),
+            "torch": torch.__version__,
+        }
+        metadata = {"format": FORMAT, "about": json.dumps(about)}
+        metadata["checksum"] = _checksum(metadata["about"], tensors)
+        scratch = path.with_name(path.name + ".new")  # one left over by a kill is simply written again
+        save_file(tensors, scratch, metadata)
+        with open(scratch, "rb") as file:
+            os.fsync(file.fileno())
+        scratch.replace(path)
+
+    @classmethod
+    def resume(cls, path: str | os.PathLike, model: Hyena) -> Self:
+        """The generation in a file, where it stopped.
+
+        Raises FileNotFoundError where there is none, ValueError for a file that is not whole, of another format, or of
+        another model than this one: each with what to do.
+        """
+        about, tensors = _read(Path(path))
+        if about["model"] != fingerprint(model):
+            raise ValueError(
+                f"{path} was made with another model: load that one, in its dtype and with the same weights to the "
+                "last bit"
+            )
+        tokens, prompt, n = tensors["tokens"], about["prompt"], about["n"]
+        with torch.no_grad():
+            filters = model.filters(max(0, prompt + n - 1))
+        run = object.__new__(cls)
+        mixer = ENGINES[about["engine"]](filters, tokens.shape[0], **about["settings"])
+        run._set_up(model, mixer, prompt, n, about["temperature"], about["top_k"])
+        run._mixer.restore(_under("mixer.", tensors))
+        run._decoder.restore(_under("decoder.", tensors))
+        run._generator = torch.Generator(run._tokens.device)
+        run._generator.set_state(tensors["generator"])
+        run._tokens[:, : tokens.shape[1]] = tokens
+        run._made = tokens.shape[1] - prompt
+        return run
+
+    def _check_whole(self) -> None:
+        if self.broken:
+            raise RuntimeError(
+                "an error in the middle of a token left this generation unusable: resume the file that was saved last, "
+                "or begin anew with its tokens as the prompt"
+            )
+
+
+def fingerprint(model: Hyena) -> str:
+    """A digest of a model's settings and of every bit of its weights. Costs one pass over them."""
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    return _checksum(repr(model.config), state)
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _settings(mixer: Mixer) -> dict[str, int]:
+    """What a tiled engine must be made with to round as this one does."""
+    if not isinstance(mixer, TiledCPU):
+        return {}
+    return {"base": mixer.base, "direct_up_to": mixer.direct_up_to, "chunk_points": mixer.chunk_points}
+
+
+def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """What a file says about itself, and its tensors; nothing in it is run, and no more is read than it is long."""
+    if not path.is_file():
+        raise FileNotFoundError(f"path: there is no file {path}")
+    broken = f"{path} is no whole generation: it was cut off, changed, or is another kind of file"
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            if metadata.get("format", FORMAT) != FORMAT:
+                raise ValueError(
+                    f"{path} has the format {metadata['format']!r} and this flashref reads {FORMAT!r}: resume it with "
+                    "the version that wrote it, or begin anew with its tokens as the prompt"
+                )
+            tensors = {
+                name: file.get_tensor(name) for name in file.keys()
+            }  # file is no dictionary: it cannot be looped over
+    except SafetensorError as error:
+        raise ValueError(f"{broken} ({error})") from error
+    if metadata.keys() != {"format", "about", "checksum"}:
+        raise ValueError(f"{broken} (its metadata is not ours)")
+    if metadata["checksum"] != _checksum(metadata["about"], tensors):
+        raise ValueError(f"{broken} (its checksum does not fit)")
+    return json.loads(metadata["about"]), tensors
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+
+@contextmanager
+def _between_tokens() -> Iterator[None]:
+    """Hold Ctrl-C back until the block is done. Only the main thread gets it, so elsewhere there is nothing to hold."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    held = []
+    signal.signal(signal.SIGINT, lambda *args: held.append(args))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if held:
+            handler(*held[0])

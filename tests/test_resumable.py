@@ -1,0 +1,216 @@
+"""A generation is interrupted, forked, put away, killed and resumed, and never loses or changes a token."""
+
+import json
+import multiprocessing
+import os
+import random
+import signal
+import time
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+import flashref
+from flashref import Generation, Hyena, HyenaConfig
+from flashref.resumable import FORMAT, fingerprint
+
+ENGINES = [*flashref.ENGINES]
+
+
+def tiny(seed=0, order=2, l_max=300) -> Hyena:
+    torch.manual_seed(seed)
+    config = HyenaConfig(d_model=8, n_layer=2, d_inner=16, vocab_size=11, l_max=l_max, order=order)
+    return Hyena(config).double().eval()
+
+
+MODEL = tiny()
+PROMPT = torch.tensor([[3, 1, 4, 1, 5], [9, 2, 6, 5, 3]])
+DRAWN = {"temperature": 1.5, "top_k": 7, "seed": 5}
+
+
+def expected(n=150, model=MODEL, prompt=PROMPT, **how):
+    return flashref.generate(model, prompt, n, engine="lazy", progress=False, **(DRAWN | how))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("order", [2, 3])
+def test_a_generation_makes_the_tokens_of_generate(engine, order):
+    model = tiny(order=order)
+    run = Generation(model, PROMPT, 150, engine, **DRAWN)
+    made = list(run)
+    want = expected(model=model)
+    assert torch.equal(run.tokens, want) and torch.equal(torch.stack(made, 1), want[:, 5:])
+    assert run.left == 0
+    with pytest.raises(StopIteration):
+        next(run)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("at", [0, 1, 2, 63, 64, 65, 140, 150])
+def test_what_is_resumed_from_a_file_goes_on_with_the_same_tokens(engine, at, tmp_path):
+    first = Generation(MODEL, PROMPT, 150, engine, **DRAWN)
+    for _ in range(at):
+        next(first)
+    first.save(tmp_path / "run.safetensors")
+    assert [file.name for file in tmp_path.iterdir()] == ["run.safetensors"]
+    second = Generation.resume(tmp_path / "run.safetensors", tiny())
+    assert second.left == 150 - at
+    assert torch.equal(second.tokens, first.tokens)
+    list(second)
+    assert torch.equal(second.tokens, expected())
+    list(first)  # and it was not disturbed
+    assert torch.equal(first.tokens, expected())
+
+
+def test_forks_draw_for_themselves_and_share_nothing_that_changes():
+    run = Generation(MODEL, PROMPT, 150, "tiled_cpu", **DRAWN)
+    for _ in range(70):
+        next(run)
+    same, other = run.fork(), run.fork(seed=6)
+    for _ in range(80):  # in turns
+        next(other), next(same), next(run)
+    assert torch.equal(run.tokens, expected()) and torch.equal(same.tokens, expected())
+    assert torch.equal(other.tokens[:, :75], run.tokens[:, :75]) and not torch.equal(other.tokens, run.tokens)
+    run.tokens.zero_()  # a copy
+    assert torch.equal(run.tokens, expected())
+
+
+def test_ctrl_c_leaves_the_tokens_so_far_and_an_object_that_goes_on():
+    run = Generation(MODEL, PROMPT, 150, **DRAWN)
+    for at in (0, 1, 40, 100):
+        step = run._decoder.step if at else run._decoder.prefill
+        while run._made < at:
+            next(run)
+
+        def pressed(tokens, step=step):
+            signal.raise_signal(signal.SIGINT)  # in the middle of the step
+            return step(tokens)
+
+        setattr(run._decoder, "step" if at else "prefill", pressed)
+        with pytest.raises(KeyboardInterrupt):
+            next(run)
+        delattr(run._decoder, "step" if at else "prefill")
+        assert run._made == at + 1  # the token in progress was finished
+        assert torch.equal(run.tokens, expected()[:, : 5 + at + 1])
+    list(run)
+    assert torch.equal(run.tokens, expected())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_an_error_in_the_middle_of_a_token_is_not_passed_over(tmp_path):
+    run = Generation(MODEL, PROMPT, 150, **DRAWN)
+    for _ in range(10):
+        next(run)
+    run.save(tmp_path / "good")
+    run._decoder.step = lambda token: (_ for _ in ()).throw(MemoryError("none left"))
+    with pytest.raises(MemoryError):
+        next(run)
+    del run._decoder.step
+    for refused in (lambda: next(run), lambda: run.save(tmp_path / "bad"), run.fork):
+        with pytest.raises(RuntimeError, match="unusable: resume the file that was saved last"):
+            refused()
+    assert torch.equal(run.tokens, expected()[:, :15]) and not (tmp_path / "bad").exists()
+
+
+def _generate_and_save(path: str, every: int) -> None:
+    """What the killed process does: take up the file if there is one, and save again and again."""
+    torch.set_num_threads(1)
+    run = Generation.resume(path, MODEL) if os.path.exists(path) else Generation(MODEL, PROMPT, 290, **DRAWN)
+    while run.left:
+        next(run)
+        if run.left % every == 0:
+            run.save(path)
+    run.save(path)
+
+
+def test_fifty_kills_at_random_moments_cost_no_token(tmp_path):
+    path, dice = str(tmp_path / "run.safetensors"), random.Random(0)
+    fork = multiprocessing.get_context("fork")
+    want = expected(290)
+    killed = positions = 0
+    while killed < 50:
+        worker = fork.Process(target=_generate_and_save, args=(path, dice.choice([1, 3, 10])))
+        worker.start()
+        time.sleep(dice.uniform(0.0, 0.25))
+        if worker.exitcode is None:
+            os.kill(worker.pid, signal.SIGKILL)
+            killed += 1
+        worker.join()
+        if os.path.exists(path):
+            run = Generation.resume(path, MODEL)  # the old one or the new one, always whole
+            known = run.tokens.shape[1]
+            assert torch.equal(run.tokens, want[:, :known])
+            positions = max(positions, known)
+            if not run.left:
+                os.remove(path)  # begin anew
+    assert positions > 5
+    _generate_and_save(path, 300)
+    assert torch.equal(Generation.resume(path, MODEL).tokens, want)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    run = Generation(MODEL, PROMPT, 150, **DRAWN)
+    for _ in range(20):
+        next(run)
+    run.save(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_another_model_or_format_is_refused_with_the_reason(saved):
+    with pytest.raises(ValueError, match="made with another model: load that one"):
+        Generation.resume(saved, tiny(seed=1))
+    changed = tiny()
+    with torch.no_grad():
+        changed.backbone.layers[1].mlp.fc1.bias[3] += 1e-12
+    with pytest.raises(ValueError, match="made with another model"):
+        Generation.resume(saved, changed)
+    with pytest.raises(ValueError, match="made with another model"):
+        Generation.resume(saved, tiny().float())
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(load_file(saved), saved, metadata | {"format": "flashref generation 99"})
+    with pytest.raises(ValueError, match=f"has the format 'flashref generation 99' and this flashref reads '{FORMAT}'"):
+        Generation.resume(saved, MODEL)
+
+
+def test_a_file_that_was_cut_off_or_changed_is_refused(saved, tmp_path):
+    whole = saved.read_bytes()
+    dice, file = random.Random(1), tmp_path / "other"
+    for trial in range(120):
+        wrong = bytearray(whole)
+        if trial % 3 == 0:
+            wrong = wrong[: dice.randrange(len(whole))]
+        else:
+            for _ in range(dice.choice([1, 1, 5])):
+                wrong[dice.randrange(len(whole) if trial % 3 == 1 else 2000)] ^= 1 << dice.randrange(8)
+        if wrong == whole:
+            continue
+        file.write_bytes(bytes(wrong))
+        with pytest.raises(ValueError, match=r"is no whole generation|has the format"):
+            Generation.resume(file, MODEL)
+    with pytest.raises(FileNotFoundError, match="there is no file"):
+        Generation.resume(tmp_path / "nothing", MODEL)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        Generation(MODEL, PROMPT, 3).save(tmp_path / "nothing" / "run")
+
+
+def test_an_engine_without_a_name_cannot_be_put_away(tmp_path):
+    class Mine(flashref.Lazy):
+        name = "mine"
+
+    run = Generation(MODEL, PROMPT, 3)
+    run._mixer = Mine(MODEL.filters(7).detach(), 2)
+    with pytest.raises(ValueError, match="only an engine that has a name"):
+        run.save(tmp_path / "run")
+
+
+def test_the_file_says_what_it_is(saved):
+    with safe_open(saved, framework="pt") as file:
+        metadata = file.metadata()
+    about = json.loads(metadata["about"])
+    assert metadata["format"] == FORMAT and about["engine"] == "tiled_cpu" and about["settings"]["base"] == 64
+    assert about["model"] == fingerprint(MODEL) and about["torch"] == torch.__version__
+    assert load_file(saved)["tokens"].shape == (2, 25)
