@@ -1,4 +1,4 @@
-"""The pictures that checks answer with: which pairs an engine gets wrong, which lags a tile takes, where the work is."""
+"""The pictures that checks answer with: the pairs that an engine gets wrong, the lags of a tile, the work of steps."""
 
 import numpy as np
 from matplotlib.axes import Axes

@@ -3,8 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
-from flashref.feedback import attempt, fail, fresh, some
+from flashref.feedback import attempt, fail, fresh, name_of, some
 from flashref.sandbox import Complaint
 from flashref.tiling import Tile
 from flashref.tiling_figures import coverage, tiling
@@ -63,7 +64,7 @@ def check_tiles(f: Callable[[int], list[Tile]]) -> None:
 def check_steps(f: Callable[[int, int], int], seed: int | None = None) -> None:
     """f(j, t), j < t, must be the step at which the relaxed schedule takes the pair.
 
-    That is the number in j+1 .. t that the largest power of two divides. Tried on all pairs below 32 and random large ones.
+    That is the number in j+1 .. t that the largest power of two divides. Tried on all pairs below 32 and on large ones.
     """
     drawn = random.Random(seed := fresh(seed))
     pairs = [(j, t) for t in range(32) for j in range(t)]
@@ -72,7 +73,7 @@ def check_steps(f: Callable[[int, int], int], seed: int | None = None) -> None:
         want = max(range(j + 1, t + 1), key=lambda n: n & -n)
         if not isinstance(got, int) or got != want:
             window = f"the window of ({j}, {t}) is {j + 1} .. {t}; in binary, j = {j:b} and t = {t:b}"
-            name = getattr(f, "__name__", "it")
+            name = name_of(f)
             fail(f"{name}({j}, {t}) must be {want} = {want:b} in binary, got {got!r}: {window}.")
     print(f"Right for {len(pairs)} pairs.")
 
@@ -88,7 +89,7 @@ def _tile(plain: Plain) -> Tile:
 
 
 def _listed(f: Callable[[int], list[Tile]], lengths: list[int]) -> dict[int, list[Plain]]:
-    name = getattr(f, "__name__", "it")
+    name = name_of(f)
 
     def job() -> dict[int, list[Plain]]:
         found = {}
@@ -142,7 +143,7 @@ def _faults(tiles: list[Plain], L: int) -> list[str]:
     missed = [(j, t) for t in range(L) for j in range(t) if not runs[j, t]]
     repeated = [f"({j}, {t}) {n} times" for (j, t), n in sorted(runs.items()) if n > 1 and j < t]
     above = sorted((j, t) for j, t in runs if j >= t)
-    unordered = [f"{two[0]} after {one[0]}" for one, two in zip(tiles, tiles[1:], strict=False) if two[0] < one[0]]
+    unordered = [f"{two[0]} after {one[0]}" for one, two in pairwise(tiles) if two[0] < one[0]]
     kinds = {
         "tiles reach beyond the positions 0 .. L-1 (clip them)": outside,
         "pairs missed": missed,
