@@ -30,7 +30,8 @@ def check_schedule(f: Callable[[int], list[Tile]], seed: int | None = None) -> N
         drawable = [n for n in wrong if n <= DRAWN and all(_inside(tile, n) for tile in found[n])]
         shown = next((n for n in drawable if n >= 8), max(drawable, default=0))
         text = f"{getattr(f, '__name__', 'it')}({L}) is wrong, the shortest of the lengths tried (seed {seed}):"
-        also = f"\nThe picture shows L = {shown}." if shown not in (0, L) else ""
+        marks = "0 missed, 2 or more repeated, < input not known yet, > output given out before"
+        also = f"\nThe picture shows L = {shown}. Its marks: {marks}." if shown else ""
         figure = coverage(list(map(_tile, found[shown])), shown) if shown else None
         fail("\n".join([text, *wrong[L]]) + also, figure)
     print(f"Right: every pair once and in time, for {len(lengths)} lengths up to {lengths[-1]}.")
@@ -41,23 +42,17 @@ def check_tiles(f: Callable[[int], list[Tile]]) -> None:
 
     A schedule that is right and not fractal, such as eager, is answered with its sizes and its picture.
     """
-    powers = [2**k for k in range(1, 9)]
+    powers = [16, *(2**k for k in range(1, 9))]
     for L, tiles in _listed(f, powers).items():
         sizes = Counter((b - a, d - c) for _, a, b, c, d in tiles)
         wanted = Counter({(2**q, 2**q): L >> (q + 1) for q in range(L.bit_length() - 1)})
-        if sizes != wanted:
-            yours = some([f"{n} of {p} x {q}" for (p, q), n in sorted(sizes.items())], 6)
-            theirs = some([f"{n} of {p} x {q}" for (p, q), n in sorted(wanted.items())], 6)
-            pairs = sum(p * q * n for (p, q), n in sizes.items() if min(p, q) == 1)
-            thin = (
-                f"\n{pairs} pairs are in tiles one pair thin: nothing is gained there by an FFT." if pairs > L else ""
-            )
-            fits = all(0 <= a <= b <= L and 0 <= c <= d <= L for _, a, b, c, d in tiles)
-            figure = tiling(list(map(_tile, tiles)), L) if fits and L <= 64 else None
-            fail(
-                f"At L = {L} the tiles (inputs x outputs) are\n  {yours}\nthe relaxed ones are\n  {theirs}{thin}",
-                figure,
-            )
+        if sizes == wanted:
+            continue
+        yours, theirs = (some([f"{n} of {p} x {q}" for (p, q), n in sorted(s.items())], 6) for s in (sizes, wanted))
+        thin = sum(p * q * n for (p, q), n in sizes.items() if min(p, q) == 1)
+        note = f"\n{thin} pairs are in tiles one pair thin: an FFT gains nothing there." if thin > L else ""
+        figure = tiling(list(map(_tile, tiles)), L) if L <= 64 and all(_inside(tile, L) for tile in tiles) else None
+        fail(f"At L = {L} the tiles (inputs x outputs) are\n  {yours}\nthe relaxed ones are\n  {theirs}{note}", figure)
     print(f"Right: L/(2U) square tiles of each size U, for L = 2 .. {powers[-1]}.")
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from flashref.check_counts import count
-from flashref.check_figures import work_of_steps
+from flashref.check_figures import work_of_steps, work_so_far
 from flashref.check_online import Online
 from flashref.feedback import attempt, fail, fresh, name_of, number
 from flashref.work import Work, counted
@@ -53,8 +53,7 @@ def _check_relaxed(cls: type[Online], L: int = 2048) -> None:
     )
     if total > 2 * need.sum():
         growth = f" From L = {L // 4} on it grew {total / short:.1f} times; L^2 grows 16 times, L log^2 L about 6."
-        picture = work_of_steps(got, need, name, "tiles by FFT")
-        fail(f"{said}{growth} Where is a long sum that an FFT could do?", picture)
+        fail(f"{said}{growth} Where is a long sum that an FFT could do?", work_so_far(got, need, name))
     print(f"Right: {said} That is {eager / total:.1f} times fewer than eager.")
 
 
