@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from flashref.feedback import attempt, fail, fresh, number
+from flashref.feedback import attempt, fail, fresh, name_of, number
 
 
 def _tiles(L: int) -> list[int]:
@@ -30,7 +30,7 @@ def _tile(U: int) -> int:
 QUESTIONS: dict[str, tuple[tuple[str, ...], str, Callable[..., int]]] = {
     "pairs": (("L",), "the pairs (j, t) with j <= t < L", lambda L: sum(t + 1 for t in range(L))),
     "tiles": (("L", "U"), "the gray tiles of size U among L positions", lambda L, U: _tiles(L).count(U)),
-    "fft_points": (("L",), "the points of all transforms, two of 2U for each tile", lambda L: sum(4 * U for U in _tiles(L))),
+    "fft_points": (("L",), "points of all transforms, two of 2U for each tile", lambda L: 4 * sum(_tiles(L))),
     "relaxed": (("L",), "multiply-adds of red cells and tiles by FFT", lambda L: L + sum(map(_tile, _tiles(L)))),
     "spectra": (
         ("L",),
@@ -38,9 +38,12 @@ QUESTIONS: dict[str, tuple[tuple[str, ...], str, Callable[..., int]]] = {
         lambda L: sum(1.25 * 2 * U * U.bit_length() for U in sorted(set(_tiles(L)))),
     ),
     "hybrid": (("L", "b"), "multiply-adds with a base block of b", _hybrid),
-    "best_base": (("L",), "the base b with the fewest multiply-adds", lambda L: min(
-        (2**q for q in range(L.bit_length())), key=lambda b: _hybrid(L, b))),
-}  # fmt: skip
+    "best_base": (
+        ("L",),
+        "the base b with the fewest multiply-adds",
+        lambda L: min((2**q for q in range(L.bit_length())), key=lambda b: _hybrid(L, b)),
+    ),
+}
 
 
 def count(what: str, *case: int) -> float:
@@ -61,12 +64,10 @@ def check_cost(f: Callable[..., int], what: str, seed: int | None = None) -> Non
     cases = [(2**k,) for k in powers]
     if len(names) == 2:
         cases = [(2**k, 2**q) for k in powers for q in sorted({0, 1, k // 2, k - 1, drawn.randrange(k)}) if q < k]
-    for case, got in attempt(f, lambda: [(case, f(*case)) for case in cases]):
+    for case, got in attempt(f, lambda: [(each, f(*each)) for each in cases]):
         want = plain(*case)
         if isinstance(got, bool) or not isinstance(got, int | float) or not abs(got - want) <= 1e-9 * want:
             asked = ", ".join(f"{name} = {value}" for name, value in zip(names, case, strict=True))
             off = f" (yours is {got / want:.3g} times that)" if isinstance(got, int | float) and want else ""
-            fail(
-                f"{getattr(f, '__name__', 'it')}: for {asked}, {words}: {number(want)} counted, you predict {got!r:.40}{off}."
-            )
+            fail(f"{name_of(f)}: for {asked}, {words}: {number(want)} counted, you predict {got!r:.40}{off}.")
     print(f"Right for {len(cases)} cases up to L = {number(cases[-1][0])}.")

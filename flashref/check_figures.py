@@ -1,4 +1,4 @@
-"""The pictures that checks answer with: which pairs an engine gets wrong, which lags a tile takes, where the work is."""
+"""The pictures that checks answer with: the pairs that an engine gets wrong, the lags of a tile, the work of steps."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -39,7 +39,8 @@ def pairs_of_engine(found: np.ndarray, taps: np.ndarray) -> Figure:
             wrong += not right
             part = ("red_cell" if j == t else "gray_tile") if right else "wrong"
             _cell(axes, j, t, PARTS[part], "" if right else mark(found[t, j], want, lags))
-    _grid(axes, L, L, "input j", "output t")
+    marks = "0 missed, 2 taken twice, ρ3 the tap of lag 3 instead, ? anything else"
+    _grid(axes, L, L, f"input j\n{marks}", "output t")
     axes.set_title(f"{wrong} of the pairs of {L} positions are wrong")
     return figure
 
@@ -48,7 +49,7 @@ def pairs_of_engine(found: np.ndarray, taps: np.ndarray) -> Figure:
 def lags_of_tile(found: np.ndarray, taps: np.ndarray) -> Figure:
     """What a tile makes of each pair: found[i, j] is how much of input j is in its output i; should be taps[U+i-j].
 
-    Each cell shows the lag whose tap was found there. Wrong ones are marked, and say ? where the number is no tap.
+    Each cell shows the lag whose tap was found there, and a wrong one also the lag that it should be; ? is no tap.
     """
     U = len(found)
     lags = {float(tap): lag for lag, tap in enumerate(taps)}
@@ -60,11 +61,11 @@ def lags_of_tile(found: np.ndarray, taps: np.ndarray) -> Figure:
             want = taps[U + i - j]
             right = abs(found[i, j] - want) < 1e-6
             wrong += not right
-            text = f"{U + i - j}" if right else mark(found[i, j], want, lags).replace("ρ", "")
-            if not right and text in "02" and abs(found[i, j]) < 1e-6:
-                text = "none"
-            elif not right and abs(found[i, j] - 2 * want) < 1e-6:
-                text = "twice"
+            text = f"{U + i - j}"
+            if not right:
+                seen = mark(found[i, j], want, lags)
+                seen = {"0": "none", "2": "twice"}.get(seen, seen.replace("ρ", ""))
+                text = f"{seen}\nnot {text}"
             _cell(axes, j, i, PARTS["gray_tile" if right else "wrong"], text)
     _grid(axes, U, U, "input j of the tile", "output i of the tile")
     axes.set_title(
@@ -79,13 +80,32 @@ def work_of_steps(counted: np.ndarray, expected: np.ndarray, name: str, kind: st
     figure = Figure(figsize=(6.4, 3.4))
     axes = figure.subplots()
     steps = np.arange(len(counted))
-    axes.plot(steps, np.maximum(counted, 0.5), ".", color=PARTS["wrong"], markeredgecolor="black", markeredgewidth=0.4,
-              label=f"{name}: {counted.sum():,.0f} in all")  # fmt: skip
-    colour = COLOURS.get(kind, COLOURS["tiled_cpu"])
-    axes.plot(steps, np.maximum(expected, 0.5), color=colour, label=f"{kind}: {expected.sum():,.0f} in all", zorder=1)
-    axes.set(xlabel="step t", ylabel="multiply-adds per channel", yscale="log")
+    axes.plot(steps, expected, "s", markersize=4, color=COLOURS.get(kind, COLOURS["tiled_cpu"]), label=kind)
+    axes.plot(steps, counted, "o", markersize=2, color=PARTS["formula"], label=name)
+    axes.set(xlabel="step t", ylabel="multiply-adds per channel", yscale="symlog", ylim=(0, None))
     axes.legend()
-    axes.set_title(f"{name} does {counted.sum() / max(expected.sum(), 1):.3g} times the work of {kind}")
+    t = int(np.argmax(counted))
+    axes.set_title(f"Step {t} of {name} does {counted[t]:,.0f} multiply-adds, that of {kind} {expected[t]:,.0f}")
+    return figure
+
+
+@styled_figure
+def work_so_far(counted: np.ndarray, expected: np.ndarray, name: str) -> Figure:
+    """Multiply-adds up to each step, per channel: counted, of tiles by FFT, and of eager."""
+    figure = Figure(figsize=(6.4, 3.4))
+    axes = figure.subplots()
+    L = len(counted)
+    eager = np.arange(float(L), 0, -1)
+    for steps, colour, label, line in (
+        (eager, COLOURS["eager"], "eager", "-"),
+        (expected, COLOURS["tiled_cpu"], "tiles by FFT", "-"),
+        (counted, PARTS["formula"], name, "--"),
+    ):
+        axes.plot(steps.cumsum(), line, color=colour, label=f"{label}: {steps.sum():,.0f}")
+    axes.set(xlabel="step t", ylabel="multiply-adds so far, per channel", ylim=(0, None))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    axes.legend()
+    axes.set_title(f"{name} does {counted.sum() / expected.sum():.3g} times the work of tiles by FFT")
     return figure
 
 

@@ -3,8 +3,9 @@
 import random
 from collections import Counter
 from collections.abc import Callable, Iterable
+from itertools import pairwise
 
-from flashref.feedback import attempt, fail, fresh, some
+from flashref.feedback import attempt, fail, fresh, name_of, some
 from flashref.sandbox import Complaint
 from flashref.tiling import Tile
 from flashref.tiling_figures import coverage, tiling
@@ -29,7 +30,8 @@ def check_schedule(f: Callable[[int], list[Tile]], seed: int | None = None) -> N
         drawable = [n for n in wrong if n <= DRAWN and all(_inside(tile, n) for tile in found[n])]
         shown = next((n for n in drawable if n >= 8), max(drawable, default=0))
         text = f"{getattr(f, '__name__', 'it')}({L}) is wrong, the shortest of the lengths tried (seed {seed}):"
-        also = f"\nThe picture shows L = {shown}." if shown not in (0, L) else ""
+        marks = "0 missed, 2 or more repeated, < input not known yet, > output given out before"
+        also = f"\nThe picture shows L = {shown}. Its marks: {marks}." if shown else ""
         figure = coverage(list(map(_tile, found[shown])), shown) if shown else None
         fail("\n".join([text, *wrong[L]]) + also, figure)
     print(f"Right: every pair once and in time, for {len(lengths)} lengths up to {lengths[-1]}.")
@@ -40,30 +42,24 @@ def check_tiles(f: Callable[[int], list[Tile]]) -> None:
 
     A schedule that is right and not fractal, such as eager, is answered with its sizes and its picture.
     """
-    powers = [2**k for k in range(1, 9)]
+    powers = [16, *(2**k for k in range(1, 9))]
     for L, tiles in _listed(f, powers).items():
         sizes = Counter((b - a, d - c) for _, a, b, c, d in tiles)
         wanted = Counter({(2**q, 2**q): L >> (q + 1) for q in range(L.bit_length() - 1)})
-        if sizes != wanted:
-            yours = some([f"{n} of {p} x {q}" for (p, q), n in sorted(sizes.items())], 6)
-            theirs = some([f"{n} of {p} x {q}" for (p, q), n in sorted(wanted.items())], 6)
-            pairs = sum(p * q * n for (p, q), n in sizes.items() if min(p, q) == 1)
-            thin = (
-                f"\n{pairs} pairs are in tiles one pair thin: nothing is gained there by an FFT." if pairs > L else ""
-            )
-            fits = all(0 <= a <= b <= L and 0 <= c <= d <= L for _, a, b, c, d in tiles)
-            figure = tiling(list(map(_tile, tiles)), L) if fits and L <= 64 else None
-            fail(
-                f"At L = {L} the tiles (inputs x outputs) are\n  {yours}\nthe relaxed ones are\n  {theirs}{thin}",
-                figure,
-            )
+        if sizes == wanted:
+            continue
+        yours, theirs = (some([f"{n} of {p} x {q}" for (p, q), n in sorted(s.items())], 6) for s in (sizes, wanted))
+        thin = sum(p * q * n for (p, q), n in sizes.items() if min(p, q) == 1)
+        note = f"\n{thin} pairs are in tiles one pair thin: an FFT gains nothing there." if thin > L else ""
+        figure = tiling(list(map(_tile, tiles)), L) if L <= 64 and all(_inside(tile, L) for tile in tiles) else None
+        fail(f"At L = {L} the tiles (inputs x outputs) are\n  {yours}\nthe relaxed ones are\n  {theirs}{note}", figure)
     print(f"Right: L/(2U) square tiles of each size U, for L = 2 .. {powers[-1]}.")
 
 
 def check_steps(f: Callable[[int, int], int], seed: int | None = None) -> None:
     """f(j, t), j < t, must be the step at which the relaxed schedule takes the pair.
 
-    That is the number in j+1 .. t that the largest power of two divides. Tried on all pairs below 32 and random large ones.
+    That is the number in j+1 .. t that the largest power of two divides. Tried on all pairs below 32 and on large ones.
     """
     drawn = random.Random(seed := fresh(seed))
     pairs = [(j, t) for t in range(32) for j in range(t)]
@@ -72,7 +68,7 @@ def check_steps(f: Callable[[int, int], int], seed: int | None = None) -> None:
         want = max(range(j + 1, t + 1), key=lambda n: n & -n)
         if not isinstance(got, int) or got != want:
             window = f"the window of ({j}, {t}) is {j + 1} .. {t}; in binary, j = {j:b} and t = {t:b}"
-            name = getattr(f, "__name__", "it")
+            name = name_of(f)
             fail(f"{name}({j}, {t}) must be {want} = {want:b} in binary, got {got!r}: {window}.")
     print(f"Right for {len(pairs)} pairs.")
 
@@ -88,7 +84,7 @@ def _tile(plain: Plain) -> Tile:
 
 
 def _listed(f: Callable[[int], list[Tile]], lengths: list[int]) -> dict[int, list[Plain]]:
-    name = getattr(f, "__name__", "it")
+    name = name_of(f)
 
     def job() -> dict[int, list[Plain]]:
         found = {}
@@ -142,7 +138,7 @@ def _faults(tiles: list[Plain], L: int) -> list[str]:
     missed = [(j, t) for t in range(L) for j in range(t) if not runs[j, t]]
     repeated = [f"({j}, {t}) {n} times" for (j, t), n in sorted(runs.items()) if n > 1 and j < t]
     above = sorted((j, t) for j, t in runs if j >= t)
-    unordered = [f"{two[0]} after {one[0]}" for one, two in zip(tiles, tiles[1:], strict=False) if two[0] < one[0]]
+    unordered = [f"{two[0]} after {one[0]}" for one, two in pairwise(tiles) if two[0] < one[0]]
     kinds = {
         "tiles reach beyond the positions 0 .. L-1 (clip them)": outside,
         "pairs missed": missed,

@@ -1,4 +1,4 @@
-"""Checks of tau, the contribution of one tile: its values, down to the lag that is wrong, and the transforms it makes."""
+"""Checks of tau, the contribution of one tile: its values, down to the lag that is wrong, and its transforms."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from flashref.check_figures import lags_of_tile
-from flashref.feedback import attempt, fail, fresh, number, rows, some, unchanged
+from flashref.feedback import attempt, fail, fresh, name_of, number, rows, some, unchanged
 from flashref.work import Work, counted
 
 Tile = Callable[[Tensor, Tensor], Tensor]
@@ -39,18 +39,18 @@ class Case:
 
 
 def check_tau(f: Tile, seed: int | None = None) -> None:
-    """f(x, rho) must be what inputs x (D, U) contribute to the U outputs after them, through the filter rho (D, K >= 2U).
+    """f(x, rho) must be what inputs x (D, U) contribute to the U outputs after them, by the filter rho (D, K >= 2U).
 
-    ``f(x, rho)[d, i] = sum_j x[d, j] * rho[d, U+i-j]``, float64. Tried on single ones in every place for U = 1 .. 4, which
-    show the lag that is taken, and on random numbers for other sizes. The smallest case that fails is reported: the lag,
-    the value, the mistake that would explain it, and a picture of the lags. Raises CheckFailed.
+    ``f(x, rho)[d, i] = sum_j x[d, j] * rho[d, U+i-j]``, float64. Tried on single ones in every place for U = 1 .. 4,
+    which show the lag that is taken, and on random numbers for other sizes. The smallest case that fails is reported:
+    the lag, the value, the mistake that would explain it, and a picture of the lags. Raises CheckFailed.
     """
     rng = np.random.default_rng(seed := fresh(seed))
     cases = [_unit(U, j) for U in range(1, 5) for j in range(U)]
     for U in (1, 2, 3, 4, 8, int(rng.integers(5, 40)), 64):
         D, K = int(rng.integers(1, 4)), 2 * U + int(rng.integers(0, 2)) * int(rng.integers(0, 9))
         cases.append(Case(rng.standard_normal((D, U)), rng.standard_normal((D, K))))
-    for case, got in zip(cases, attempt(f, lambda: [_call(f, case) for case in cases]), strict=True):
+    for case, got in zip(cases, attempt(f, lambda: [_call(f, each) for each in cases]), strict=True):
         case.got = got
     failing = [case for case in cases if case.wrong.any()]
     if not failing:
@@ -66,11 +66,11 @@ def check_tau(f: Tile, seed: int | None = None) -> None:
         picture = lags_of_tile(np.stack([case.got[0] for case in same], axis=1), same[0].rho[0])
     else:
         told = _tell(small, seed)
-    fail("\n".join([f"{getattr(f, '__name__', 'tau')} is wrong. {told}", *_diagnosis(failing)]), picture)
+    fail("\n".join([f"{name_of(f)} is wrong. {told}", *_diagnosis(failing)]), picture)
 
 
 def check_transforms(f: Tile, per_channel: int = 3) -> None:
-    """f, a tau as check_tau wants it, must do its work by FFTs of 2U points, and no more of them than so many a channel.
+    """f, a tau as check_tau wants it, must do its work by FFTs of 2U points, at most so many a channel.
 
     Counted below Python, in torch. Three are enough: of x, of rho, and back.
     """
@@ -83,8 +83,8 @@ def check_transforms(f: Tile, per_channel: int = 3) -> None:
 def check_kept_spectra(cls: Callable[[Tensor], Callable[[Tensor], Tensor]], seed: int | None = None) -> None:
     """cls(rho) must make a tau for that filter: called with x (D, U) as check_tau says, it keeps each size's spectrum.
 
-    The second call of a size may make only two transforms a channel. Sizes are mixed, and a second object is made beside
-    the first, so that spectra of another size or filter are found.
+    The second call of a size may make only two transforms a channel. Sizes are mixed, and two objects are used in
+    turns, so that spectra of another size or filter are found.
     """
     rng = np.random.default_rng(seed := fresh(seed))
     D, sizes = 2, [4, 1, 8, 4, 8, 2, 1, 16, 4]
@@ -95,7 +95,7 @@ def check_kept_spectra(cls: Callable[[Tensor], Callable[[Tensor], Tensor]], seed
         taus = [cls(torch.from_numpy(rho.copy())) for rho in rhos]
         return [_call(lambda x, _, i=i: taus[i % 2](x), case) for i, case in enumerate(cases)]
 
-    name = getattr(cls, "__name__", "it")
+    name = name_of(cls)
     for i, (case, got) in enumerate(zip(cases, attempt(cls, job), strict=True)):
         case.got = got
         if case.wrong.any():
@@ -206,33 +206,28 @@ def _count(f: Tile, U: int, warm: int, cls: Callable | None = None) -> Work:
             tau(x[i])
         with counted() as work:
             tau(x[-1])
-        work.transforms = {n: times / D for n, times in work.transforms.items()}
-        work.multiply_adds /= D
-        return work
+        return work.per(D)
 
     return attempt(cls or f, job)
 
 
 def _judge(f: Callable, work: Work, U: int, most: int) -> None:
-    name, made = getattr(f, "__name__", "it"), work.transforms
+    name, made = name_of(f), work.transforms
     seen = some([f"{number(times)} of {n} points" for n, times in sorted(made.items())], 5)
     # A transform of (2U points, real) is 5/4 n log2 n; the product of spectra 4 (U+1).
     allowed = most * 1.25 * 2 * U * np.log2(2 * U) + 4 * (U + 1)
     if work.left:
-        fail(f"{name} takes its numbers out of torch, where its work cannot be counted: use torch.fft.")
+        fail(f"{name} {work.leaves}")
+    did = f"{number(work.multiply_adds)} multiply-adds a channel"
     if not made:
-        fail(
-            f"{name} makes no FFT at U = {U}: it does {number(work.multiply_adds)} multiply-adds a channel, U^2 = {U * U}."
-        )
+        fail(f"{name} makes no FFT at U = {U}: it does {did}, U^2 = {U * U}.")
     if set(made) != {2 * U}:
-        longer = (
-            "more points than needed: the circle of 2U is enough"
-            if max(made) > 2 * U
-            else "the circle must have 2U points"
-        )
-        fail(f"{name} makes FFTs of another length at U = {U}: a channel {seen}. 2U = {2 * U}: {longer}.")
+        why = "the circle of 2U points is enough" if max(made) > 2 * U else "the circle must have 2U points"
+        fail(f"{name} makes FFTs of another length at U = {U}: a channel {seen}. 2U = {2 * U}: {why}.")
     if made[2 * U] > most:
         fail(f"{name} makes more transforms than needed at U = {U}: a channel {seen}; {most} are enough.")
     if work.multiply_adds > 1.2 * allowed + 8:
-        fail(f"{name} does {number(work.multiply_adds)} multiply-adds a channel at U = {U}; {most} real FFTs and one product "
-             f"of spectra are {number(round(allowed))}. Are the transforms complex (fft) where real ones (rfft) will do?")  # fmt: skip
+        fail(
+            f"{name} does {did} at U = {U}; {most} real FFTs and one product of spectra are {number(round(allowed))}. "
+            "Are the transforms complex (fft) where real ones (rfft) will do?"
+        )

@@ -1,23 +1,18 @@
 """Every check of the exercises: ``from flashref import checks``, then checks.check_tau(your_tau) and so on.
 
-Each runs your function or class on sizes and numbers of its own, in a process of its own, with bounds on time and memory
-and with flashref's own solutions switched off (sandbox.py). It prints one line if all is right. Otherwise it shows what is
-wrong, on the smallest case, with a picture where that says more, and raises CheckFailed, which nbgrader takes for no
-points.
+Each runs your function or class on sizes and numbers of its own, in a process of its own, with bounds on time and
+memory and with flashref's own solutions switched off (sandbox.py). It prints one line if all is right. Otherwise it
+shows what is wrong, on the smallest case, with a picture where that says more, and raises CheckFailed, which nbgrader
+takes for no points.
 """
 
 from flashref.check_counts import check_cost, count
-from flashref.check_engine import check_engine, check_generate, check_product, check_product_work
-from flashref.check_online import (
-    check_base,
-    check_longest_step,
-    check_online,
-    check_single_buffer,
-    check_work,
-    work_per_step,
-)
+from flashref.check_engine import check_engine, check_generate
+from flashref.check_online import check_online
+from flashref.check_product import check_product, check_product_work
 from flashref.check_schedule import check_schedule, check_steps, check_tiles
 from flashref.check_tau import check_kept_spectra, check_tau, check_transforms
+from flashref.check_work import check_base, check_longest_step, check_single_buffer, check_work, work_per_step
 from flashref.feedback import CheckFailed, attempt, fail
 
 __all__ = [

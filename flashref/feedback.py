@@ -1,4 +1,4 @@
-"""How a check speaks: one sentence where all is right; otherwise what is wrong, where, and a picture if that says more."""
+"""How a check speaks: one sentence where all is right; otherwise what is wrong and where, and a picture."""
 
 import random
 import sys
@@ -15,7 +15,7 @@ from flashref.figure_style import as_png
 
 
 class CheckFailed(AssertionError):
-    """An answer is not right. A notebook shows the message and no traceback; ``figure`` is the picture, if there is one.
+    """An answer is not right. A notebook shows the message and no traceback; ``figure`` is the picture, if any.
 
     It is an error, so that nbgrader, pytest and a plain script all see it.
     """
@@ -39,12 +39,17 @@ def fail(message: str, figure: Figure | None = None) -> None:
     raise CheckFailed(message, figure)
 
 
+def name_of(answer: Any) -> str:
+    """What the reader calls a function or class."""
+    return getattr(answer, "__name__", type(answer).__name__)
+
+
 def attempt(answer: Any, job: Callable[[], Any], seconds: float = sandbox.SECONDS, block: bool = True) -> Any:
     """What the job makes of the reader's answer, run in the sandbox; raises CheckFailed if it did not end well.
 
     answer: the function or class, for its name. What it printed is shown first, up to a limit.
     """
-    name = getattr(answer, "__name__", type(answer).__name__)
+    name = name_of(answer)
     if not callable(answer):
         fail(f"A function or a class is wanted here, got {answer!r:.60}.")
     outcome = sandbox.run(job, seconds, block=block)

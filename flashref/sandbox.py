@@ -1,10 +1,9 @@
 """Somebody else's function, run apart: in a process of its own, with bounds, and without flashref's own solutions.
 
 It guards against mistakes and short cuts: endless loops, crashes, megabytes of output, changed globals, a call of the
-very function that was asked for. It is no guard against an attack: what a notebook defines has run in its kernel before.
+very function that was asked for. It is no guard against an attack: a notebook's cells have run in its kernel before.
 """
 
-import builtins
 import contextlib
 import gc
 import io
@@ -16,31 +15,18 @@ import signal
 import sys
 import time
 import traceback
-import types
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
+
+from flashref.guards import USED, SolutionUsed, restore, solutions_off
 
 SECONDS, MEGABYTES, KEPT = 20.0, 2048, 2000  # KEPT: characters of what was printed
 ANSWER = 2**26  # bytes of the largest answer that is read
 FORKS = sys.platform == "linux"  # elsewhere a fork of a process with threads may crash
-# Modules whose functions are solutions; what is not listed (figures, the model, this file) may be called.
-SOLUTIONS = ("bounded", "convolution", "engines", "naive", "tau", "tiled_cpu", "tiled_gpu", "tiling", "kernels")
-SHELLS = {"input", "open", "breakpoint"}  # builtins that IPython, pytest and debuggers replace
-FREE = {
-    "check_engine",
-    "fast_length",
-    "check_count",
-    "check_integers",
-}  # helpers in those modules that give nothing away
-
-
-class SolutionUsed(BaseException):
-    """A solution of flashref was called where one's own is asked for. No ``except Exception`` hides it."""
 
 
 class Complaint(Exception):
@@ -55,8 +41,8 @@ class OutOfTime(BaseException):
 class Outcome:
     """What became of a run. ``value`` is what the job returned, if nothing of the rest is set.
 
-    error: one line, the exception and where it came from. used: flashref's functions that it called. replaced: functions
-    of numpy, torch or Python that are not what they were. printed: the beginning of its output, of ``length`` characters.
+    error: the exception and where it came from. used: flashref's functions that it called. replaced: functions of
+    numpy, torch or Python that are not what they were. printed: the beginning of its output, of ``length`` characters.
     """
 
     value: Any = None
@@ -94,89 +80,6 @@ def run(
     if changed := restore():
         return Outcome(replaced=changed)
     return _forked(job, seconds, megabytes, block) if fork else _execute(job, seconds, block)
-
-
-# The originals of what everybody relies on. ---------------------------------------------------------------------
-
-
-def _functions() -> dict[str, tuple[Any, str, Any]]:
-    spaces = {
-        "builtins": builtins,
-        "np": np,
-        "np.fft": np.fft,
-        "np.linalg": np.linalg,
-        "torch": torch,
-        "torch.fft": torch.fft,
-        "torch.Tensor": torch.Tensor,
-        "torch.nn.functional": torch.nn.functional,
-    }
-    own = ("sandbox", "work")
-    spaces |= {name: module for name, module in _flashref().items() if name.partition(".")[2] not in own}
-    found = {}
-    for space, owner in spaces.items():
-        for name, value in vars(owner).items():
-            if not callable(value) or name.startswith("_"):
-                continue
-            if owner is builtins and (not isinstance(value, types.BuiltinFunctionType | type) or name in SHELLS):
-                continue
-            found[f"{space}.{name}"] = (owner, name, value)
-    return found
-
-
-def _flashref() -> dict[str, types.ModuleType]:
-    return {name: module for name, module in list(sys.modules.items()) if name.partition(".")[0] == "flashref"}
-
-
-def restore() -> list[str]:
-    """Put back every function that was replaced since this module was imported; returns their names."""
-    changed = []
-    for place, (owner, name, value) in ORIGINALS.items():
-        now = vars(owner).get(name)
-        if now is not value and getattr(now, "__wrapped__", None) is not value:  # torch wraps some of its own, late
-            changed.append(place)
-            setattr(owner, name, value)
-    return changed
-
-
-# Solutions switched off. ----------------------------------------------------------------------------------------
-
-
-def _refuse(*args, **kwargs):
-    import flashref.sandbox as sandbox  # in the globals of another module
-
-    name = sandbox.sys._getframe().f_code.co_qualname
-    sandbox.USED.append(name)
-    raise sandbox.SolutionUsed(name)
-
-
-USED: list[str] = []
-
-
-def _solutions() -> Iterator[types.FunctionType]:
-    for module in map(sys.modules.get, (f"flashref.{name}" for name in SOLUTIONS)):
-        for value in list(vars(module).values()) if module else []:
-            members = vars(value).values() if isinstance(value, type) and value.__name__ not in ("Tile", "Cost") else ()
-            for function in (value, *members):
-                function = getattr(function, "__wrapped__", function)
-                own = isinstance(function, types.FunctionType) and function.__module__ == module.__name__
-                if own and not function.__closure__ and function.__name__ not in FREE:
-                    yield function
-
-
-@contextlib.contextmanager
-def solutions_off() -> Iterator[None]:
-    """The functions of SOLUTIONS refuse to run, under whatever name somebody holds them."""
-    kept = [(f, f.__code__, f.__defaults__, f.__kwdefaults__) for f in _solutions()]
-    USED.clear()
-    try:
-        for function, code, _, _ in kept:
-            qualified = f"{function.__module__.partition('.')[2]}.{code.co_qualname}"
-            function.__defaults__ = function.__kwdefaults__ = None
-            function.__code__ = _refuse.__code__.replace(co_name=function.__name__, co_qualname=qualified)
-        yield
-    finally:
-        for function, code, defaults, keywords in kept:
-            function.__code__, function.__defaults__, function.__kwdefaults__ = code, defaults, keywords
 
 
 # The run itself. ------------------------------------------------------------------------------------------------
@@ -330,6 +233,3 @@ def _read(pipe: int, deadline: float) -> tuple[bytes, bool]:
                 return bytes(data), True
             data += piece
     return bytes(data), len(data) >= ANSWER
-
-
-ORIGINALS = _functions()

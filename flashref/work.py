@@ -18,14 +18,20 @@ EXITS = ("numpy", "tolist", "__array__", "__dlpack__")
 
 @dataclass
 class Work:
-    """multiply_adds: of all calls; a real FFT of n points costs 5/4 n log2 n, a complex one twice that, as in notebook 03.
+    """multiply_adds: of all calls. A real FFT of n points costs 5/4 n log2 n, as in notebook 03, a complex one twice.
 
-    transforms: how many FFTs of each length. left: how often numbers were taken out of torch, where nothing is counted.
+    transforms: how many FFTs of each length. left: how often numbers went out of torch, where nothing is counted.
     """
 
     multiply_adds: float = 0.0
     transforms: dict[int, int] = field(default_factory=dict)
     left: int = 0
+    leaves = "takes its numbers out of torch, where its work cannot be counted: use torch throughout."
+
+    def per(self, channels: int) -> "Work":
+        """The same for one channel of so many."""
+        transforms = {n: times / channels for n, times in self.transforms.items()}
+        return Work(self.multiply_adds / channels, transforms, self.left)
 
 
 class _Counter(TorchDispatchMode):

@@ -1,9 +1,9 @@
-"""nbgrader's settings for this course. Run nbgrader in this folder: what it writes stays there."""
+"""nbgrader's settings for this course. Run nbgrader in this folder: it writes here."""
 
 c = get_config()  # noqa: F821 (nbgrader reads this file and knows the name)
 
 c.CourseDirectory.course_id = "flashref"
-# Every check bounds itself (flashref/sandbox.py). This is for what a cell does outside of a check.
+# Every check bounds itself (flashref/sandbox.py). This is for the rest of a cell.
 c.ExecutePreprocessor.timeout = 180
 c.ExecutePreprocessor.interrupt_on_timeout = True
 c.ExecutePreprocessor.error_on_timeout = {
