@@ -1,15 +1,14 @@
-"""Checks of what an online convolution costs: multiply-adds of each step, transforms, what it keeps; never timed."""
+"""Checks of what an online convolution costs: multiply-adds of each step, and transforms; counted, never timed."""
 
 from math import log2
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from flashref.check_counts import count
 from flashref.check_figures import work_of_steps, work_so_far
 from flashref.check_online import Online
-from flashref.feedback import attempt, fail, fresh, name_of, number
+from flashref.feedback import attempt, fail, name_of, number
 from flashref.work import Work, counted
 
 
@@ -84,47 +83,6 @@ def check_base(cls: type[Online], base: int) -> None:
     print(f"Right: {number(made)} transforms a channel for {tiles} tiles at L = {L}.")
 
 
-def check_longest_step(cls: type[Online], times: float = 0.25, L: int = 2048) -> None:
-    """No step of cls may do more than ``times`` the longest step of the relaxed schedule; counted."""
-    got, need, name = work_per_step(cls, L), relaxed_work(L), name_of(cls)
-    t, most = int(got.argmax()), times * need.max()
-    said = f"step {t} of L = {L} does {number(round(got[t]))} multiply-adds a channel, of {number(round(most))} allowed"
-    if got.max() > most:
-        picture = work_of_steps(got, need, name, "relaxed")
-        fail(f"{name}: {said}, {times:g} of the longest relaxed step.", picture)
-    print(f"Right: the longest, {said}.")
-
-
-def check_single_buffer(cls: type[Online], seed: int | None = None) -> None:
-    """cls, right as check_online wants it, may keep L/2 numbers a channel between steps, beside filter and spectra.
-
-    What depends on the inputs is counted: two objects with one filter are pushed different inputs, and numbers that
-    differ between them are state. A few more than L/2 (16) are allowed.
-    """
-    rng = np.random.default_rng(fresh(seed))
-    for L in (64, 100, 256):
-        rho, x = torch.from_numpy(rng.standard_normal((1, L))), torch.from_numpy(rng.standard_normal((L, 2, 1)))
-
-        def job(rho: Tensor = rho, x: Tensor = x, L: int = L) -> list[int]:
-            two = [cls(rho.clone()) for _ in range(2)]
-            kept = []
-            for t in range(L):
-                for i in range(2):
-                    two[i].push(x[t, i].clone())
-                kept.append(_differing(two[0], two[1]))
-            return kept
-
-        kept = attempt(cls, job)
-        t, half = int(np.argmax(kept)), (L + 1) // 2
-        if kept[t] > half + 16:
-            fail(
-                f"{name_of(cls)} at L = {L}: after step {t} it keeps {kept[t]} numbers a channel that depend on the "
-                f"inputs. Half of L is {half}, and {half + 16} are allowed. Is an input kept beside its slot, or the "
-                "second half, too?"
-            )
-    print("Right: never more than half of L numbers between two steps.")
-
-
 def work_per_step(cls: type[Online], L: int) -> np.ndarray:
     """Multiply-adds a channel of each push at length L, (L,); what the constructor does is added to the first."""
     return np.diff(_counted_run(cls, L)[0])
@@ -157,24 +115,3 @@ def _counted_run(cls: type[Online], L: int) -> tuple[list[float], Work]:
     if work.left:
         fail(f"{name_of(cls)} {work.leaves}")
     return done, work
-
-
-def _differing(one: object, two: object) -> int:
-    """How many real numbers differ between what two objects hold, tensors and lists of them included."""
-
-    def numbers(thing: object) -> list[Tensor]:
-        if isinstance(thing, Tensor):
-            base = thing if thing._base is None else thing._base  # a view keeps all of its base alive
-            return [torch.view_as_real(base.resolve_conj()).flatten() if base.is_complex() else base.flatten()]
-        if isinstance(thing, np.ndarray):
-            return [torch.from_numpy(np.ascontiguousarray(thing)).flatten()]
-        if isinstance(thing, float):
-            return [torch.tensor([thing], dtype=torch.float64)]
-        if isinstance(thing, dict):
-            return [part for value in thing.values() for part in numbers(value)]
-        if isinstance(thing, list | tuple):
-            return [part for value in thing for part in numbers(value)]
-        return numbers(vars(thing)) if hasattr(thing, "__dict__") and not callable(thing) else []
-
-    pairs = list(zip(numbers(vars(one)), numbers(vars(two)), strict=False))
-    return sum(int((a.double() != b.double()).sum()) if a.shape == b.shape else a.numel() for a, b in pairs)

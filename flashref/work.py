@@ -20,18 +20,20 @@ EXITS = ("numpy", "tolist", "__array__", "__dlpack__")
 class Work:
     """multiply_adds: of all calls. A real FFT of n points costs 5/4 n log2 n, as in notebook 03, a complex one twice.
 
-    transforms: how many FFTs of each length. left: how often numbers went out of torch, where nothing is counted.
+    transforms: how many FFTs of each length. calls: in how many calls of torch they were made. left: how often numbers
+    went out of torch, where nothing is counted.
     """
 
     multiply_adds: float = 0.0
     transforms: dict[int, int] = field(default_factory=dict)
     left: int = 0
+    calls: int = 0
     leaves = "takes its numbers out of torch, where its work cannot be counted: use torch throughout."
 
     def per(self, channels: int) -> "Work":
         """The same for one channel of so many."""
         transforms = {n: times / channels for n, times in self.transforms.items()}
-        return Work(self.multiply_adds / channels, transforms, self.left)
+        return Work(self.multiply_adds / channels, transforms, self.left, self.calls)
 
 
 class _Counter(TorchDispatchMode):
@@ -68,6 +70,7 @@ class _Counter(TorchDispatchMode):
         if name in ("_fft_r2c", "_fft_c2c", "_fft_c2r"):
             n = args[3] if name == "_fft_c2r" else args[0].shape[args[1][-1]]
             count = (result if name == "_fft_c2r" else args[0]).numel() // max(n, 1)
+            self.work.calls += 1
             self.work.transforms[n] = self.work.transforms.get(n, 0) + count
             return count * (2.5 if name == "_fft_c2c" else 1.25) * n * log2(max(n, 2))
         return 0.0
