@@ -3,6 +3,7 @@
 Triton exists on Linux. Its interpreter runs a kernel in NumPy, without a GPU, and is what these checks use.
 """
 
+import functools
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from flashref.check_figures import lags_of_tile
+from flashref.check_online import Online, check_online
 from flashref.feedback import attempt, fail, fresh, name_of, number
 from flashref.sandbox import Complaint
 from flashref.work import counted
@@ -68,10 +70,12 @@ def check_kernel(f: Launch, column: bool = False, seed: int | None = None) -> No
 
     ``slots[c, n+i] += sum_{j < U} slots[c, n-U+j] * rho[c, U+i-j]``. Everything that belongs to no pair of the tile is
     NaN, so that a number taken from elsewhere shows. First single ones in small tiles, then random numbers in float64
-    and float32, U and q of any size. column: U is 1 in all cases.
+    and float32, U and q of any size. column: f(slots, rho, n, q) is called instead, and U is 1.
     """
-    rng = np.random.default_rng(seed := fresh(seed))
+    rng = np.random.default_rng(fresh(seed))
     _demand_triton(f)
+    if column:
+        f = _as_tile(f)
     for U, q in [(1, 1), (1, 2), (1, 4), (1, 5)] if column else [(1, 1), (2, 2), (2, 1), (4, 4), (4, 3), (8, 8)]:
         cases = [_unit(U, q, j) for j in range(U)]
         _judge(f, cases, units=True)
@@ -80,6 +84,33 @@ def check_kernel(f: Launch, column: bool = False, seed: int | None = None) -> No
         _judge(f, [_random(rng, C, U, q, torch.float64), _random(rng, C, U, q, torch.float32)])
     _judge_launches(f, _random(rng, 3, 1 if column else 8, 8, torch.float64))
     print("Right: every pair of the tile, nothing beyond it, all channels in one launch.")
+
+
+def check_kernel_engine(cls: type[Online]) -> None:
+    """cls must be right as check_online wants it, and run every tile as one launch of a kernel; torch does the rest."""
+    _demand_triton(cls)
+    check_online(cls, longest=40)
+    L = 16
+
+    def job() -> tuple[int, float]:
+        online = cls(torch.ones(1, L))
+        return _launches_and_work(lambda: [online.push(torch.ones(1)) for _ in range(L)])
+
+    launches, by_torch = attempt(cls, job)
+    if launches != L - 1 or by_torch > L:
+        fail(
+            f"{name_of(cls)} launches {launches} kernels at L = {L}, and torch makes {number(by_torch)} multiply-adds "
+            f"a channel. There are {L - 1} tiles, each a launch, and {L} red cells for torch."
+        )
+    print(f"Right: {launches} launches for the {L - 1} tiles of L = {L}.")
+
+
+def _as_tile(column: Callable[[Tensor, Tensor, int, int], None]) -> Launch:
+    @functools.wraps(column)
+    def tile(slots: Tensor, rho: Tensor, n: int, U: int, q: int) -> None:
+        column(slots, rho, n, q)
+
+    return tile
 
 
 def _demand_triton(f: Launch) -> None:
@@ -193,20 +224,30 @@ def _tell(case: Case, c: int, i: int) -> str:
 
 
 def _judge_launches(f: Launch, case: Case) -> None:
-    from triton.runtime import interpreter
-
-    def job() -> tuple[int, float]:
-        launches, launch = [], interpreter.GridExecutor.__call__
-        interpreter.GridExecutor.__call__ = lambda *args, **kwargs: (launches.append(1), launch(*args, **kwargs))[1]
-        with counted() as work:
-            f(_copy_with_margins(case.slots)[MARGIN:-MARGIN], case.rho, case.n, case.U, case.q)
-        return len(launches), work.multiply_adds
-
-    launches, by_torch = attempt(f, job)
+    slots = _copy_with_margins(case.slots)[MARGIN:-MARGIN]
+    launches, by_torch = attempt(f, lambda: _launches_and_work(lambda: f(slots, case.rho, case.n, case.U, case.q)))
     if by_torch:
         fail(f"{name_of(f)} has torch make {number(by_torch)} multiply-adds: all of them belong into the kernel.")
     if launches != 1:
         fail(
-            f"{name_of(f)} launches {launches} kernels for {len(case.slots)} channels. One is enough, with a program "
-            "for each channel."
+            f"{name_of(f)} launches {launches} kernels for {len(slots)} channels. One is enough, with a program for each."
         )
+
+
+def _launches_and_work(run: Callable[[], object]) -> tuple[int, float]:
+    """How many kernels are launched in the interpreter while this runs, and the multiply-adds that torch makes."""
+    from triton.runtime import interpreter
+
+    launches, launch = [], interpreter.GridExecutor.__call__
+
+    def counting(*args, **kwargs):
+        launches.append(1)
+        return launch(*args, **kwargs)
+
+    interpreter.GridExecutor.__call__ = counting
+    try:
+        with counted() as work:
+            run()
+    finally:
+        interpreter.GridExecutor.__call__ = launch
+    return len(launches), work.multiply_adds

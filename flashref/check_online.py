@@ -24,16 +24,17 @@ def causal_sum(x: np.ndarray, rho: np.ndarray) -> np.ndarray:
     return np.stack([np.convolve(a, b[: len(a)])[: len(a)] for a, b in zip(x, rho, strict=True)])
 
 
-def check_online(cls: type[Online], seed: int | None = None) -> None:
+def check_online(cls: type[Online], seed: int | None = None, longest: int = 128) -> None:
     """cls(rho) with rho (D, L), then push(x_t) L times, (D,) to (D,): z_t = sum_{j<=t} x_j * rho_{t-j}, in float64.
 
     First single ones at every position of short lengths show what becomes of each pair, drawn if one is wrong. Then
     random lengths and numbers, where x_{t+1} is made from z_t as in generation. Two objects run side by side, what was
-    pushed is overwritten after each step, and outputs are looked at again at the end. Raises CheckFailed.
+    pushed is overwritten after each step, and outputs are looked at again at the end. longest: of the lengths tried, at
+    least 33; less than 128 is for what is slow. Raises CheckFailed.
     """
     rng = np.random.default_rng(seed := fresh(seed))
     _check_pairs(cls)
-    for L in (1, 2, 5, 16, 33, int(rng.integers(20, 100)), 128):
+    for L in (1, 2, 5, 16, 33, int(rng.integers(20, min(100, longest))), longest):
         D = int(rng.integers(1, 4))
         rho, noise = rng.standard_normal((2, D, L)), rng.standard_normal((2, D, L))
         xs, zs, kept = attempt(cls, lambda rho=rho, noise=noise: _generate(cls, rho, noise))

@@ -10,7 +10,7 @@ from flashref.check_bound import check_longest_step, work_of_steps_and_before
 from flashref.check_buffer import check_single_buffer
 from flashref.check_counts import check_cost, count
 from flashref.check_engine import check_engine, check_generate
-from flashref.check_kernel import check_kernel, interpreted_triton
+from flashref.check_kernel import check_kernel, check_kernel_engine, interpreted_triton
 from flashref.check_model import check_mixer_work, check_one_call, check_trained
 from flashref.check_online import check_online
 from flashref.check_product import check_product, check_product_work
@@ -29,6 +29,7 @@ __all__ = [
     "check_generate",
     "check_kept_spectra",
     "check_kernel",
+    "check_kernel_engine",
     "check_longest_step",
     "check_mixer_work",
     "check_one_call",
