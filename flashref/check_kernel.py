@@ -230,7 +230,7 @@ def _judge_launches(f: Launch, case: Case) -> None:
         fail(f"{name_of(f)} has torch make {number(by_torch)} multiply-adds: all of them belong into the kernel.")
     if launches != 1:
         fail(
-            f"{name_of(f)} launches {launches} kernels for {len(slots)} channels. One is enough, with a program for each."
+            f"{name_of(f)} launches {launches} kernels for {len(slots)} channels. One will do, with a program for each."
         )
 
 
