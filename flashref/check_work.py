@@ -120,7 +120,7 @@ def check_single_buffer(cls: type[Online], seed: int | None = None) -> None:
             fail(
                 f"{name_of(cls)} at L = {L}: after step {t} it keeps {kept[t]} numbers a channel that depend on the "
                 f"inputs. Half of L is {half}, and {half + 16} are allowed. Is an input kept beside its slot, or the "
-                "second half, too?"
+                "second half, too? A slice keeps the whole of its tensor alive: clone it."
             )
     print("Right: never more than half of L numbers between two steps.")
 

@@ -5,6 +5,7 @@ very function that was asked for. It is no guard against an attack: a notebook's
 """
 
 import contextlib
+import faulthandler
 import gc
 import io
 import os
@@ -183,6 +184,7 @@ def _child(job: Callable[[], Any], seconds: float, megabytes: int, block: bool, 
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nowhere, standard)
+        faulthandler.disable()  # a crash is told in words, not as a dump of all threads
         gc.disable()  # what the kernel left to collect, sockets among it, is none of the child's business
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         torch.set_num_threads(1)  # the threads of the parent do not exist here, and a call that waits for them hangs

@@ -157,9 +157,7 @@ def fft_points(L):
     return 2 * L * (L.bit_length() - 1)
 """
             },
-            {
-                "count-tiles-right": r"for L = 16, U = 2, the gray tiles of size U among L positions: 4 counted, you predict 8"
-            },
+            {"count-tiles-right": r"for L = 16, U = 2, the gray tiles .*: 4 counted, you predict 8"},
         ),
         "stuck_outside_of_a_check": Submission(
             {"count-pairs": "while True:\n    pass"},
