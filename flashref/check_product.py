@@ -64,7 +64,7 @@ def check_product_work(cls: type[Product], share: float = 0.6, L: int = 4096) ->
                 series.push(x_t, rho_t)
         return work
 
-    work = attempt(cls, job, seconds=90)
+    work = attempt(cls, job, seconds=20)
     done = work.multiply_adds
     if work.left:
         fail(f"{name} {work.leaves}")

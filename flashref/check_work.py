@@ -111,7 +111,7 @@ def _counted_run(cls: type[Online], L: int) -> tuple[list[float], Work]:
                 done.append(work.multiply_adds / D)
         return done, work.per(D)
 
-    done, work = attempt(cls, job, seconds=60)
+    done, work = attempt(cls, job)
     if work.left:
         fail(f"{name_of(cls)} {work.leaves}")
     return done, work

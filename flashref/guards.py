@@ -49,8 +49,9 @@ def _functions() -> dict[str, tuple[Any, str, Any]]:
     spaces |= {name: module for name, module in sys.modules.items() if name.partition(".")[0] == "flashref"}
     found = {}
     for space, owner in spaces.items():
-        for name, value in vars(owner).items():
-            if not callable(value) or name.startswith("_"):
+        for name in dir(owner):
+            value = getattr(owner, name)
+            if not callable(value) or name.startswith("_") or value is not getattr(owner, name):  # bound anew each time
                 continue
             if owner is builtins and (not isinstance(value, types.BuiltinFunctionType | type) or name in SHELLS):
                 continue
@@ -62,7 +63,7 @@ def restore() -> list[str]:
     """Put back every function that was replaced since this module was imported; returns their names."""
     changed = []
     for place, (owner, name, value) in ORIGINALS.items():
-        now = vars(owner).get(name)
+        now = getattr(owner, name, None)
         if now is not value and getattr(now, "__wrapped__", None) is not value:  # torch wraps some of its own, late
             changed.append(place)
             setattr(owner, name, value)

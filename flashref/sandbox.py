@@ -5,6 +5,7 @@ very function that was asked for. It is no guard against an attack: a notebook's
 """
 
 import contextlib
+import faulthandler
 import gc
 import io
 import os
@@ -24,7 +25,8 @@ import torch
 
 from flashref.guards import USED, SolutionUsed, restore, solutions_off
 
-SECONDS, MEGABYTES, KEPT = 20.0, 2048, 2000  # KEPT: characters of what was printed
+SECONDS, MEGABYTES, KEPT = 10.0, 2048, 2000  # KEPT: characters of what was printed
+PATIENCE = 5  # how much longer than its seconds of computing it may take, on a busy machine or asleep
 ANSWER = 2**26  # bytes of the largest answer that is read
 FORKS = sys.platform == "linux"  # elsewhere a fork of a process with threads may crash
 
@@ -73,7 +75,7 @@ def run(
 ) -> Outcome:
     """Run a job in a child process, and say what became of it; this process stays as it was.
 
-    The job returns what pickle takes. It has so many seconds, and so many megabytes beside what is in use already.
+    The job returns what pickle takes. It has so many seconds of computing, and megabytes beside what is in use already.
     Without fork it runs here: changes to tensors stay, memory is not bounded, and only the main thread can stop it.
     block: whether calls of flashref's solutions are refused.
     """
@@ -97,6 +99,10 @@ class _Bounded(io.TextIOBase):
         return len(text)
 
 
+def _endless(seconds: float, where: str = "") -> str:
+    return f"It did not come back within {seconds:g} s, and was stopped{where}. A loop without an end?"
+
+
 def _alarm(*_) -> None:
     raise OutOfTime
 
@@ -106,12 +112,12 @@ def _execute(job: Callable[[], Any], seconds: float, block: bool) -> Outcome:
     outcome, said = Outcome(), _Bounded()
     timed = hasattr(signal, "setitimer")
     try:
-        before = signal.signal(signal.SIGALRM, _alarm) if timed else None
+        before = signal.signal(signal.SIGPROF, _alarm) if timed else None
     except ValueError:  # not the main thread
         timed = False
     try:
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+            signal.setitimer(signal.ITIMER_PROF, seconds)
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said), contextlib.ExitStack() as stack:
             if block:
                 stack.enter_context(solutions_off())
@@ -119,19 +125,17 @@ def _execute(job: Callable[[], Any], seconds: float, block: bool) -> Outcome:
                 outcome.value = job()
             finally:
                 if timed:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+                    signal.setitimer(signal.ITIMER_PROF, 0)
     except OutOfTime as error:
-        outcome.error = (
-            f"It did not come back within {seconds:g} s, and was stopped{_where(error)}. A loop without an end?"
-        )
+        outcome.error = _endless(seconds, _where(error))
     except SolutionUsed:
         pass
     except BaseException as error:
         outcome.error = _explain(error)
     finally:
         if timed:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            signal.signal(signal.SIGALRM, before)
+            signal.setitimer(signal.ITIMER_PROF, 0)
+            signal.signal(signal.SIGPROF, before)
     outcome.used = sorted(set(USED)) if block else []
     outcome.replaced = restore()
     outcome.printed, outcome.length = said.text, said.length
@@ -165,7 +169,9 @@ def _explain(error: BaseException) -> str:
     return f"{type(error).__name__}{where}\n{text if len(text) < 600 else text[:600] + ' ...'}".strip()
 
 
-def _limit_memory(megabytes: int) -> None:
+def _limit(seconds: float, megabytes: int) -> None:
+    """Bounds that the system keeps: on the processor's time, later than our own alarm, and on memory."""
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds) + 3, resource.RLIM_INFINITY))
     with open("/proc/self/statm") as pages:
         used = int(pages.read().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, resource.RLIM_INFINITY))
@@ -178,10 +184,11 @@ def _child(job: Callable[[], Any], seconds: float, megabytes: int, block: bool, 
         nowhere = os.open(os.devnull, os.O_RDWR)
         for standard in (0, 1, 2):
             os.dup2(nowhere, standard)
+        faulthandler.disable()  # a crash is told in words, not as a dump of all threads
         gc.disable()  # what the kernel left to collect, sockets among it, is none of the child's business
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         torch.set_num_threads(1)  # the threads of the parent do not exist here, and a call that waits for them hangs
-        _limit_memory(megabytes)
+        _limit(seconds, megabytes)
         outcome = _execute(job, seconds, block)
         resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY,) * 2)
         try:
@@ -204,15 +211,15 @@ def _forked(job: Callable[[], Any], seconds: float, megabytes: int, block: bool)
         _child(job, seconds, megabytes, block, write)
     os.close(write)
     try:
-        data, in_time = _read(read, time.monotonic() + seconds + 3)  # later than the child's own alarm
+        data, in_time = _read(read, time.monotonic() + PATIENCE * seconds)
     finally:
         os.close(read)
         for end in (os.killpg, os.kill):  # killpg fails where it had not begun yet
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 end(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-    if not in_time:
-        return Outcome(error=f"It did not come back within {seconds:g} s, and was stopped. A loop without an end?")
+    if not in_time or (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU):
+        return Outcome(error=_endless(seconds))
     with contextlib.suppress(Exception):
         if isinstance(outcome := pickle.loads(data), Outcome):
             return outcome
