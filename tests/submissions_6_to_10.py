@@ -2,18 +2,23 @@
 
 from submissions import Submission
 
+
+def replacing(changed: dict[str, dict[str, str]], lost: dict[str, str]) -> Submission:
+    return Submission(lost=lost, changed=changed)
+
+
 SUBMISSIONS: dict[str, dict[str, Submission]] = {
     "06_generate": {
-        "tiling_counted_from_the_start_of_the_prompt": Submission(
-            changed={"generate-engine": {"        U = n & -n\n": "        U = min(self.position & -self.position, n)\n"}},
+        "tiling_counted_from_the_start_of_the_prompt": replacing(
+            {"generate-engine": {"U = n & -n\n": "U = min(self.position & -self.position, n)\n"}},
             {
                 "generate-engine-values": r"a prompt of 3, seed \d+: mixer 0, sequence 0, channel 0, position \d+",
                 "generate-loop-tokens": r"token \d+ is \d+, and \d+ is the likeliest",
                 "generate-loop-trained": r"The prompt is right, a later step is wrong",
             },
         ),
-        "a_call_for_each_mixer": Submission(
-            changed={
+        "a_call_for_each_mixer": replacing(
+            {
                 "generate-engine": {
                     "        x = torch.fft.rfft(self.x[..., n - U : n], 2 * U)\n": (
                         "        x = self.x[..., n - U : n].unbind(1)\n"
@@ -23,15 +28,15 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
             },
             {"generate-engine-calls": r"calls of an FFT for 64 positions of one mixer.* and \d+ for 4 mixers"},
         ),
-        "takes_the_least_likely": Submission(
-            changed={"generate-loop": {"logits[:, : model.config.vocab_size].argmax": "logits.argmin"}},
+        "takes_the_least_likely": replacing(
+            {"generate-loop": {"logits[:, : model.config.vocab_size].argmax": "logits.argmin"}},
             {
                 "generate-loop-tokens": r"token \d+ is \d+",
                 "generate-loop-trained": r"The prompt itself is taken wrongly",
             },
         ),
-        "asks_the_model_itself": Submission(
-            changed={
+        "asks_the_model_itself": replacing(
+            {
                 "generate-loop": {
                     "    decoder = ": (
                         "    for _ in range(n):\n        token = model(prompt[None])[:, -1].argmax(-1)\n"
@@ -46,8 +51,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
         ),
     },
     "07_single_buffer": {
-        "keeps_inputs_beside_the_slots_and_a_view": Submission(
-            changed={
+        "keeps_inputs_beside_the_slots_and_a_view": replacing(
+            {
                 "buffer-single": {
                     "self.n = 0": "self.n, self.x = 0, torch.zeros_like(rho)",
                     "self.n = n = n + 1": "self.x[:, n] = x_t\n        self.n = n = n + 1",
@@ -59,8 +64,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
                 "buffer-half-memory": r"half of L is 32, and 48 are allowed.*a view \(a slice\) of something longer",
             },
         ),
-        "overwrites_the_sum_first_and_does_not_clip": Submission(
-            changed={
+        "overwrites_the_sum_first_and_does_not_clip": replacing(
+            {
                 "buffer-single": {
                     "        z_t = self.slots[:, n] + x_t * self.rho[:, 0]\n        self.slots[:, n] = x_t": (
                         "        self.slots[:, n] = x_t\n        z_t = self.slots[:, n] + x_t * self.rho[:, 0]"
@@ -75,8 +80,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
         ),
     },
     "08_kernel": {
-        "store_without_a_mask_and_no_stride": Submission(
-            changed={
+        "store_without_a_mask_and_no_stride": replacing(
+            {
                 "kernel-column": {" + x * taps, mask=i < q)": " + x * taps)"},
                 "kernel-tile": {"x = tl.load(slots + c * S + n - U + j)": "x = tl.load(slots + n - U + j)"},
             },
@@ -86,8 +91,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
                 "kernel-engine-values": r"takes every single pair right, and is wrong at random numbers",
             },
         ),
-        "off_by_one_lag_and_a_sum_in_float32": Submission(
-            changed={
+        "off_by_one_lag_and_a_sum_in_float32": replacing(
+            {
                 "kernel-column": {"rho + c * K + 1 + i": "rho + c * K + i"},
                 "kernel-tile": {"slots.dtype.element_ty)": "tl.float32)"},
             },
@@ -97,8 +102,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
                 "kernel-engine-values": r"random numbers",
             },
         ),
-        "a_launch_for_each_channel_and_the_sum_lost": Submission(
-            changed={
+        "a_launch_for_each_channel_and_the_sum_lost": replacing(
+            {
                 "kernel-column": {
                     "    column_kernel[(C,)](slots, rho, n,": (
                         "    for c in range(C):\n        column_kernel[(1,)](slots[c:], rho[c:], n,"
@@ -114,8 +119,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
         ),
     },
     "09_relaxed_product": {
-        "first_pair_twice_and_lags_too_few": Submission(
-            changed={
+        "first_pair_twice_and_lags_too_few": replacing(
+            {
                 "product-lazy": {"return (": "return x_t * self.rho[:, 0] * (t == 0) + ("},
                 "product-rule": {"range(1, 2 * U)": "range(1, U + 1)"},
                 "product-relaxed": {"        if n:\n            z_t": "        if True:\n            z_t"},
@@ -126,12 +131,12 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
                 "product-relaxed-values": r"single ones at x_0 and rho_0",
             },
         ),
-        "fixed_filter_rule_uses_taps_of_the_future": Submission(
-            changed={"product-rule": {"    if U == n:": "    if U < 0:"}},
+        "fixed_filter_rule_uses_taps_of_the_future": replacing(
+            {"product-rule": {"    if U == n:": "    if U < 0:"}},
             {"product-rule-right": r"wrong at L = 3.*\n- pairs taken more than once: \(1, 1\) 2 times"},
         ),
-        "the_plain_product_inside": Submission(
-            changed={
+        "the_plain_product_inside": replacing(
+            {
                 "product-relaxed": {
                     "class RelaxedProduct:": "class RelaxedProduct(LazyProduct):\n    pass\n\n\nclass Other:"
                 }
@@ -140,8 +145,8 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
         ),
     },
     "10_longest_step": {
-        "eager": Submission(
-            changed={
+        "eager": replacing(
+            {
                 "bound-engine": {
                     "class Bounded:": (
                         "class Bounded:\n    def __init__(self, rho):\n        self.rho, self.n = rho, 0\n"
@@ -156,15 +161,15 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
                 "bound-eighth": r"short steps alone are not enough",
             },
         ),
-        "relaxed": Submission(
-            changed={"bound-engine": {"class Bounded:": "class Bounded(Relaxed):\n    pass\n\n\nclass Other:"}},
+        "relaxed": replacing(
+            {"bound-engine": {"class Bounded:": "class Bounded(Relaxed):\n    pass\n\n\nclass Other:"}},
             {
                 "bound-half": r"Step 2047 may do 65,538 at most, 0.5 of relaxed's longest",
                 "bound-eighth": r"Step 2047 may do 16,384 at most",
             },
         ),
-        "a_square_too_late": Submission(
-            changed={"bound-engine": {"self.due += self.known[K] * self.far[0]": "pass"}},
+        "a_square_too_late": replacing(
+            {"bound-engine": {"self.due += self.known[K] * self.far[0]": "pass"}},
             {
                 "bound-values": r"Bounded is wrong at L = 2.* got 0: the pair is missed",
                 "bound-half": "",
