@@ -20,22 +20,23 @@ def check_longest_step(cls: type[Online], times: float = 0.25, work: float = 2.0
     """
     made, steps = work_of_steps_and_before(cls, L)
     need, name = relaxed_steps(L), name_of(cls)
+    allowed = int(times * need.max())
     t, total, relaxed = int(steps.argmax()), made + steps.sum(), count("relaxed", L) + count("spectra", L)
     said = (
-        f"at L = {L} the longest step of {name} does {number(round(steps[t]))} multiply-adds a channel "
+        f"At L = {L} the longest step of {name} does {number(round(steps[t]))} multiply-adds a channel "
         f"({steps[t] / need.max():.3f} of relaxed's {number(round(need.max()))}), all together "
         f"{number(round(total))} ({total / relaxed:.2f} of relaxed's {number(round(relaxed))})"
     )
-    if steps[t] > times * need.max():
+    if steps[t] > allowed:
         fail(
-            f"{said}. Step {t} may do {number(int(times * need.max()))} at most, {times:g} of relaxed's longest. What "
+            f"{said}. Step {t} may do {number(allowed)} at most, {times:g} of relaxed's longest. What "
             "of its work was not due yet, or could have been done before?",
-            longest_steps(steps, need, times * need.max(), name),
+            longest_steps(steps, need, allowed, name),
         )
     if total > work * relaxed:
         fail(
             f"{said}. {work:g} times relaxed is allowed in all: short steps alone are not enough, eager has them, too.",
-            longest_steps(steps, need, times * need.max(), name),
+            longest_steps(steps, need, allowed, name),
         )
     print(f"Right: {said}.")
 

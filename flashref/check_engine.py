@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from jaxtyping import Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from flashref.check_online import causal_sum, first_wrong
 from flashref.config import HyenaConfig
@@ -69,6 +69,7 @@ def check_generate(f: Callable[[Hyena, Tensor, int], Int[Tensor, " P+n"]], seed:
         torch.random.manual_seed(seed + i)
         config = HyenaConfig(d_model=8, n_layer=2, d_inner=16, vocab_size=11, l_max=64, order=order)
         model = Hyena(config).double()
+        _enliven(model)
         prompt = torch.randint(11, (P,))
 
         def job(model: Hyena = model, prompt: Tensor = prompt, n: int = n) -> list[int]:
@@ -91,6 +92,13 @@ def check_generate(f: Callable[[Hyena, Tensor, int], Int[Tensor, " P+n"]], seed:
                 f"{got[near]}."
             )
     print("Right: the tokens of the model's own forward pass, for orders 2 and 3.")
+
+
+def _enliven(model: Hyena) -> None:
+    """Weights so large that a token depends on all before it; as initialised, a model only repeats the last one."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Embedding) and "filter_fn" not in name:
+            nn.init.normal_(module.weight)
 
 
 def _run(mixer: Mixer, noise: np.ndarray, prompt: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from flashref.check_online import causal_sum, first_wrong
+from flashref.check_rule import pairs_of_product
 from flashref.feedback import attempt, fail, fresh, name_of, number, rows
 from flashref.work import Work, counted
 
@@ -33,13 +34,21 @@ def check_product(cls: type[Product], seed: int | None = None) -> None:
         return np.array([[_multiply(cls, eye[a], eye[b])[2][0] for b in range(L)] for a in range(L)])
 
     found = attempt(cls, job)
+    marks = {}
+    for a, b in np.ndindex(L, L):
+        rest, there = found[a, b].copy(), found[a, b][a + b : a + b + 1]
+        rest[a + b : a + b + 1] = 0
+        if np.abs(rest).max() > 1e-6 or np.abs(there - 1).max(initial=0) > 1e-6:
+            seen = number(round(float(there.sum()), 4)) if np.abs(rest).max() <= 1e-6 else "?"
+            marks[a, b] = seen if seen in ("0", "2") else "?"
+    picture = pairs_of_product({(a, b) for a in range(L) for b in range(L - a)}, marks, L) if marks else None
     for a, b in np.ndindex(L, L):
         want = np.zeros(L)
         want[a + b : a + b + 1] = 1
         if np.abs(found[a, b] - want).max() > 1e-6:
             got = ", ".join(number(round(v, 4)) for v in found[a, b])
             where = f"only z_{a + b} may be 1" if a + b < L else f"nothing may come out: {a + b} lies beyond L"
-            fail(f"{name}: with single ones at x_{a} and rho_{b} {where}. Got z_0 .. z_{L - 1} = {got}.")
+            fail(f"{name}: with single ones at x_{a} and rho_{b} {where}. Got z_0 .. z_{L - 1} = {got}.", picture)
     for L in (1, 2, 3, 5, 8, 16, 31, int(rng.integers(40, 100)), 128):
         D = int(rng.integers(1, 4))
         noise = rng.standard_normal((2, D, L))

@@ -74,7 +74,7 @@ def pairs_of_product(due: set[tuple[int, int]], marks: dict[tuple[int, int], str
         axes.add_patch(Rectangle((j, k), 1, 1, facecolor=PARTS[part], edgecolor="white", linewidth=0.8))
         axes.text(j + 0.5, k + 0.5, marks.get((j, k), ""), ha="center", va="center", fontsize=9)
     side = max([L, *(max(pair) + 1 for pair in marks)])
-    said = "0 missed, 2 taken twice, < too early, > too late"
+    said = "0 missed, 2 taken twice, < too early, > too late, ? elsewhere"
     axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xlabel=f"j of x\n{said}", ylabel="k of rho")
     axes.grid(False)
     axes.spines[:].set_visible(False)

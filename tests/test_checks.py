@@ -391,7 +391,7 @@ WRONG = {
     "no base block": ((checks.check_base, Flash, 16), "makes small transforms at L = 2048: 2,049 of 2 points", False),
     "a long step": (
         (checks.check_longest_step, Flash),
-        "Step 2047 may do 32,769 at most, 0.25 of relaxed's longest",
+        "Step 2047 may do 32,769 at most, 0.25 of relaxed",
         True,
     ),
     "two buffers": ((checks.check_single_buffer, Flash), "at L = 64: after step 24 it keeps 49 numbers", True),
