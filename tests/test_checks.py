@@ -142,6 +142,9 @@ class OwnEngine(flashref.Mixer):
     def _advance(self):
         pass
 
+    def _buffers(self):
+        return {"x": self.x}
+
 
 class Forgetful(OwnEngine):
     def _begin(self):
@@ -394,7 +397,7 @@ WRONG = {
         "Step 2047 may do 32,769 at most, 0.25 of relaxed",
         True,
     ),
-    "two buffers": ((checks.check_single_buffer, Flash), "at L = 64: after step 24 it keeps 49 numbers", True),
+    "two buffers": ((checks.check_single_buffer, Flash), "at L = 64: after step 17 it keeps 49 numbers", True),
     "an engine that forgets to begin again": (
         (checks.check_engine, Forgetful),
         "second generation, after reset",
