@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test demo bench results lint notebooks book clean
+.PHONY: help lab test demo bench results lint notebooks book release clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -48,6 +48,11 @@ book: .venv/installed ## the course as a web site in build/book, from the commit
 	rm -rf build/book build/doctrees build/jupyter_execute
 	$(RUN) sphinx -W --keep-going -q -c docs -d build/doctrees . build/book
 	@echo "To read it: .venv/bin/python -m http.server --directory build/book, then open http://localhost:8000"
+
+# nbgrader calls alembic by its name alone, which it finds only on the path.
+release: .venv/installed ## make what students get of the exercises from their sources, as nbgrader does
+	cd notebooks/exercises && rm -rf release && PATH="$(CURDIR)/.venv/bin:$$PATH" \
+	  python -m nbgrader generate_assignment '[0-9]*' --no-db --force
 
 clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist

@@ -75,7 +75,7 @@ def strings(content: str | list | dict) -> Iterator[str]:
 
 
 def test_requirements_pin_exactly_the_packages_that_pyproject_declares():
-    assert EXTRAS.keys() == {"notebooks", "book", "dev"}
+    assert EXTRAS.keys() == {"notebooks", "book", "teach", "dev"}
     assert PINNED.keys() == DECLARED.keys()
 
 

@@ -1,0 +1,100 @@
+"""The check of a rule for the product of two online series: which values meet which when n of both are known?"""
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from flashref.feedback import attempt, fail, name_of, some
+from flashref.figure_style import PARTS, styled_figure
+from flashref.sandbox import Complaint
+
+Step = tuple[range, range, range]  # inputs, lags, outputs
+
+
+def check_product_rule(f: Callable[[int, int], Step]) -> None:
+    """f(n, L) must say what meets at step n, 1 <= n < L, n values of both series being known: inputs, lags, outputs.
+
+    Three ranges: x[inputs] meets rho[lags] and rho[inputs] meets x[lags], once only where both are the same range; of
+    these pairs (j, k) those count with j + k in outputs. Over all steps each pair with j, k >= 1 and j + k < L must be
+    taken once, when both are known and z_{j+k} is not due yet. At a step that is no power of two the rule must be the
+    relaxed one, by sizes. The shortest L that fails is reported, and drawn.
+    """
+    lengths = [*range(1, 18), 32, 45]
+
+    def job() -> dict[int, list[Step]]:
+        return {L: [_plain(f(n, L), f"{name_of(f)}({n}, {L})") for n in range(1, L)] for L in lengths}
+
+    found = attempt(f, job)
+    for L, steps in found.items():
+        early, late, taken = [], [], Counter()
+        for n, step in enumerate(steps, 1):
+            for j, k in _pairs(*step):
+                taken[j, k] += 1
+                if max(j, k) >= n:
+                    early.append(((j, k), n))
+                if j + k < n:
+                    late.append(((j, k), n))
+        due = {(j, k) for j in range(1, L) for k in range(1, L - j)}
+        lines = {
+            "missed": some([f"({j}, {k})" for j, k in sorted(due - set(taken))]),
+            "taken more than once": some([f"({j}, {k}) {m} times" for (j, k), m in sorted(taken.items()) if m > 1]),
+            "before both are known": some([f"({j}, {k}) at step {n}" for (j, k), n in early]),
+            "after their output was given out": some([f"({j}, {k}) at step {n}" for (j, k), n in late]),
+            "that are red cells or lie beyond L": some([f"({j}, {k})" for j, k in sorted(set(taken) - due)]),
+        }
+        if wrong := [f"- pairs {kind}: {pairs}" for kind, pairs in lines.items() if pairs]:
+            bad = {pair for pair, _ in early + late} | (set(taken) ^ due) | {p for p, m in taken.items() if m > 1}
+            marks = {p: "<" if p in dict(early) else ">" if p in dict(late) else str(taken[p]) for p in bad}
+            fail(
+                f"{name_of(f)} is wrong at L = {L}, the shortest of the lengths tried. A pair (j, k) is x_j * rho_k:\n"
+                + "\n".join(wrong),
+                pairs_of_product(due, marks, L),
+            )
+    for n, (inputs, lags, _) in enumerate(found[45], 1):
+        U = n & -n
+        if n != U and min(len(inputs), len(lags)) < U:
+            fail(
+                f"{name_of(f)} takes every pair once in time, but in pieces too thin: at step {n}, U = {U}, "
+                f"{len(inputs)} new values meet {len(lags)} lags. The newest U values meet lags 1 .. 2U-1."
+            )
+    print(f"Right: every pair once and in time, for {len(lengths)} lengths up to {lengths[-1]}, in relaxed tiles.")
+
+
+@styled_figure
+def pairs_of_product(due: set[tuple[int, int]], marks: dict[tuple[int, int], str], L: int) -> Figure:
+    """The pairs (j, k), x_j * rho_k, of two series; marks: what is wrong with a pair. Red cells lie along two edges."""
+    figure = Figure(figsize=(4.6, 4.8))
+    axes = figure.subplots()
+    red = {(j, k) for j in range(L) for k in range(L) if j * k == 0}
+    for j, k in sorted(due | red | set(marks)):
+        part = "wrong" if (j, k) in marks else "red_cell" if (j, k) in red else "gray_tile"
+        axes.add_patch(Rectangle((j, k), 1, 1, facecolor=PARTS[part], edgecolor="white", linewidth=0.8))
+        axes.text(j + 0.5, k + 0.5, marks.get((j, k), ""), ha="center", va="center", fontsize=9)
+    side = max([L, *(max(pair) + 1 for pair in marks)])
+    said = "0 missed, 2 taken twice, < too early, > too late, ? elsewhere"
+    axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xlabel=f"j of x\n{said}", ylabel="k of rho")
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+    axes.set_xticks(np.arange(side) + 0.5, range(side))
+    axes.set_yticks(np.arange(side) + 0.5, range(side))
+    axes.set_title(f"{len(marks)} pairs of {L} positions are wrong")
+    return figure
+
+
+def _plain(answer: object, call: str) -> Step:
+    if answer is None:
+        raise Complaint(f"{call} returned None: is there a return?")
+    if not isinstance(answer, tuple | list) or len(answer) != 3 or any(not isinstance(r, range) for r in answer):
+        raise Complaint(f"{call} must return three ranges, (inputs, lags, outputs), got {answer!r:.120}.")
+    if any(r.step != 1 or r.start < 0 or r.stop > 10**4 for r in answer):
+        raise Complaint(f"{call} must return ranges of values from 0 on, one by one, got {answer!r:.120}.")
+    return tuple(answer)
+
+
+def _pairs(inputs: range, lags: range, outputs: range) -> list[tuple[int, int]]:
+    one = [(j, k) for j in inputs for k in lags if j + k in outputs]
+    return one if inputs == lags else one + [(k, j) for j, k in one]
