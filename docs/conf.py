@@ -12,7 +12,7 @@ from sphinx.application import Sphinx
 
 import flashref
 from flashref import figures, widgets
-from flashref.explorer import write_explorer
+from flashref.widgets.explorer import write_explorer
 
 project = "flashref"
 author = "the flashref authors"

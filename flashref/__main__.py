@@ -206,7 +206,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 
 
 def _explorer(arguments: argparse.Namespace) -> None:
-    from flashref.explorer import write_explorer  # with it comes matplotlib, which the other commands do not wait for
+    from flashref.widgets.explorer import write_explorer  # matplotlib comes with it: the other commands do not wait
 
     if not arguments.html.parent.is_dir():
         raise ValueError(f"--html: there is no folder {arguments.html.parent}")

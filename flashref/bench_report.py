@@ -100,7 +100,7 @@ def write_readme(readme: Path, results: Path) -> None:
 
 def write_plots(folder: Path, environment: dict[str, Any], records: Sequence[Record]) -> list[Path]:
     """Time per token over position, cumulative time, speed-up over L, and the breakdown, as PNG files."""
-    from flashref import bench_figures  # with it comes matplotlib
+    from flashref.figures import bench as bench_figures  # with it comes matplotlib
 
     where = f"{environment['device']}, {environment['threads']} threads, {environment['date']}"
     files = []

@@ -8,7 +8,7 @@ from flashref.check_counts import count
 from flashref.check_online import Online
 from flashref.check_work import relaxed_work
 from flashref.feedback import attempt, fail, name_of, number
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.work import counted
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from flashref.check_online import Online
 from flashref.feedback import attempt, fail, fresh, name_of
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figures.style import PARTS, styled_figure
 
 SPARE = 16  # numbers that anybody may keep beside a buffer: the last output, say
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flashref.feedback import attempt, fail, name_of, some
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figures.style import PARTS, styled_figure
 from flashref.sandbox import Complaint
 
 Step = tuple[range, range, range]  # inputs, lags, outputs

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 
 from flashref.feedback import attempt, fail, fresh, name_of, some
+from flashref.figures.tilings import coverage, tiling
 from flashref.sandbox import Complaint
 from flashref.tiling import Tile
-from flashref.tiling_figures import coverage, tiling
 
 Plain = tuple[int, int, int, int, int]  # step, inputs from, to, outputs from, to
 DRAWN = 24  # up to this length faults are drawn

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from flashref import sandbox
-from flashref.figure_style import as_png
+from flashref.figures.style import as_png
 
 
 class CheckFailed(AssertionError):

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from flashref import bench_figures, figures
+from flashref import figures
 from flashref.bench import Record
-from flashref.figure_style import COLOURS
+from flashref.figures import bench as bench_figures
+from flashref.figures.style import COLOURS
 
 WHERE = "a machine, 2 threads, 2030-01-01"
 ENGINES = {"lazy": 80.0, "eager": 40.0, "tiled_cpu": 4.0, "bounded": 8.0}  # microseconds of a position, mixers alone

@@ -115,7 +115,7 @@ def test_a_docstring_is_read_as_plain_prose(book, pages):
 
 def test_names_in_a_notebooks_code_lead_to_the_reference_and_from_there_to_the_source(book, pages):
     notebook = pages[book / "notebooks/02_the_tiling_diagram.html"]
-    for place in ("engines.html#flashref.tiling.schedule", "figures.html#flashref.tiling_figures.three_tilings"):
+    for place in ("engines.html#flashref.tiling.schedule", "figures.html#flashref.figures.tilings.three_tilings"):
         assert f'href="../docs/api/{place}"' in notebook
     assert 'href="../../_modules/flashref/tiling.html#schedule"' in pages[book / "docs/api/engines.html"]
 

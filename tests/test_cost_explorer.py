@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from flashref.cost_figures import BASES, RADIXES
+from flashref.figures.cost import BASES, RADIXES
 from flashref.tiling import radix_cost
 from flashref.widgets import cost_explorer
 

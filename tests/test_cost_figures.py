@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from flashref import schedule
-from flashref.cost_figures import (
+from flashref.figures import as_png
+from flashref.figures.cost import (
     BASES,
     base_curve,
     cost_choices,
@@ -14,7 +15,6 @@ from flashref.cost_figures import (
     tile_times,
     tiles_per_size,
 )
-from flashref.figures import as_png
 from flashref.tiling import radix_cost
 
 

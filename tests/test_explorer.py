@@ -12,11 +12,10 @@ import traitlets
 from browser import launched, picture
 from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-from flashref import explorer
 from flashref.__main__ import main
-from flashref.explorer import explorer_data, write_explorer
 from flashref.tiling import Cost, Tile, cost, schedule
-from flashref.widgets import tile_explorer
+from flashref.widgets import explorer, tile_explorer
+from flashref.widgets.explorer import explorer_data, write_explorer
 
 SCHEDULES = [("lazy", 1), ("eager", 1)] + [("relaxed", base) for base in (1, 2, 4, 8, 16, 32)]
 DIRECT = 64  # no tile of 64 positions has a shorter side as long as this

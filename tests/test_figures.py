@@ -196,14 +196,14 @@ def test_the_picture_in_the_readme_is_the_figure_as_it_is_drawn_now(tmp_path):
 
 
 def test_the_front_page_of_the_figures_names_every_figure():
-    modules = [path.stem for path in (ROOT / "flashref").glob("*_figure*.py")]
+    modules = [f"flashref.figures.{path.stem}" for path in (ROOT / "flashref" / "figures").glob("[a-z]*.py")]
     drawn = {
         name
         for module in modules
-        for name, value in vars(importlib.import_module(f"flashref.{module}")).items()
+        for name, value in vars(importlib.import_module(module)).items()
         if not name.startswith("_")
         and inspect.isfunction(value)
-        and value.__module__ == f"flashref.{module}"
+        and value.__module__ == module
         and inspect.signature(value).return_annotation is Figure
     }
     assert len(modules) >= 5 and drawn and drawn <= set(figures.__all__)

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from flashref import Hyena, HyenaConfig, widgets
-from flashref.model_figures import energy_lags
+from flashref.figures.model import energy_lags
 
 
 @pytest.fixture(scope="module")

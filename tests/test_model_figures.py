@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 
-from flashref import model_figures
 from flashref.figures import PARTS, as_png
-from flashref.operator_figure import operator_diagram
+from flashref.figures import model as model_figures
+from flashref.figures.operator import operator_diagram
 
 LAGS = np.arange(64)
 WINDOW = np.exp(-LAGS / 10)

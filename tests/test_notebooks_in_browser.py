@@ -12,7 +12,7 @@ from playwright.sync_api import Locator, TimeoutError, expect
 from test_explorer import SEEN, assert_explains, assert_shows
 
 from flashref.tiling import radix_cost
-from flashref.timeline_explorer import timeline_data
+from flashref.widgets.timeline_explorer import timeline_data
 
 NAMES = sorted(path.stem for path in (ROOT / "notebooks").glob("*.ipynb"))
 PATIENCE = 60_000  # milliseconds: how long a busy kernel may take to answer

@@ -6,7 +6,7 @@ from matplotlib.colors import to_hex
 
 from flashref import schedule
 from flashref.figures import PARTS
-from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
+from flashref.figures.polynomial import product_grid, recursion_unrolled, roots_of_unity
 
 
 def boxes(axes, part):

@@ -12,7 +12,7 @@ from matplotlib.colors import to_hex
 
 import flashref
 from flashref import figures
-from flashref.figure_style import PARTS
+from flashref.figures.style import PARTS
 from flashref.recall import PRETRAINED_RECALL, Task, accuracy, sequences
 from flashref.recall_training import FRESH, Settings
 

@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 from truth import tile_sum
 
 from flashref import figures
-from flashref.figure_style import PARTS
-from flashref.tau_figures import WAYS, pareto_front
+from flashref.figures.style import PARTS
+from flashref.figures.tau import WAYS, pareto_front
 from flashref.widgets import circle_explorer
 
 

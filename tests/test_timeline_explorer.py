@@ -15,8 +15,8 @@ from test_explorer import contrast
 
 from flashref.dependencies import Job
 from flashref.timeline import MODES, Costs, timeline
-from flashref.timeline_explorer import HERE, TimelineExplorer, timeline_data
 from flashref.widgets import timeline_explorer
+from flashref.widgets.timeline_explorer import HERE, TimelineExplorer, timeline_data
 
 STATES = [(3, 8, "batched", 1, 4), (4, 16, "bounded", 2, 16), (2, 5, "early", 1, 0), (1, 1, "sequential", 1, 4)]
 

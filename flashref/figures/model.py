@@ -7,9 +7,9 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from matplotlib.patches import Polygon, Rectangle
 
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
+from flashref.figures.tilings import draw_triangle
 from flashref.tiling import Tile, schedule
-from flashref.tiling_figures import draw_triangle
 
 
 @styled_figure

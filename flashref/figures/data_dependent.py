@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.patheffects import withStroke
 
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.product_tiling import ProductTile, product_cost, product_schedule, square_schedule
 from flashref.tiling import check_count, check_integers, cost, schedule
 

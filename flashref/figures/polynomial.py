@@ -6,9 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figures.style import PARTS, styled_figure
+from flashref.figures.tilings import draw_triangle
 from flashref.tiling import check_integers, schedule
-from flashref.tiling_figures import draw_triangle
 
 
 @styled_figure

@@ -8,15 +8,15 @@ import ipywidgets
 import numpy as np
 import torch
 
-from flashref.cost_figures import BASES, RADIXES, cost_choices
-from flashref.explorer import tile_explorer
-from flashref.figure_style import COLOURS, PARTS, as_png
+from flashref.figures.cost import BASES, RADIXES, cost_choices
+from flashref.figures.model import energy_lags, one_filter
+from flashref.figures.style import COLOURS, PARTS, as_png
+from flashref.figures.tau import toeplitz_on_a_circle
 from flashref.hyena import Hyena
-from flashref.model_figures import energy_lags, one_filter
-from flashref.stepper import numbers, page
-from flashref.tau_figures import toeplitz_on_a_circle
 from flashref.tiling import RadixCost, check_integers, radix_cost
-from flashref.timeline_explorer import timeline_explorer
+from flashref.widgets.explorer import tile_explorer
+from flashref.widgets.stepper import numbers, page
+from flashref.widgets.timeline_explorer import timeline_explorer
 
 __all__ = [
     "WithStill",

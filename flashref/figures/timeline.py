@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from flashref.dependencies import Job, critical_path, jobs_of, needs_of
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.tiling import check_count, schedule
 from flashref.timeline import Timeline
 

@@ -1,19 +1,19 @@
 """Every figure of the notebooks: ``from flashref import figures``, then figures.tiling(...) and so on.
 
 One function per figure; each returns it. They live in the files imported here, by subject. All are drawn with the
-colours and fonts of figure_style.py.
+colours and fonts of style.py.
 """
 
-from flashref.alternative_figures import (
+from flashref.figures.alternatives import (
     cost_and_loss,
     cost_over_length,
     distilled_filters,
     error_and_loss,
     exact_growth,
 )
-from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
-from flashref.bench_figures import time_per_token as recorded_time_per_token
-from flashref.cost_figures import (
+from flashref.figures.bench import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
+from flashref.figures.bench import time_per_token as recorded_time_per_token
+from flashref.figures.cost import (
     base_curve,
     cost_choices,
     cost_per_step,
@@ -22,10 +22,9 @@ from flashref.cost_figures import (
     tile_times,
     tiles_per_size,
 )
-from flashref.data_dependent_figures import filters_from_data, product_points, product_tiling, two_product_tilings
-from flashref.figure_style import APPROXIMATE, COLOURS, PARTS, as_png
-from flashref.framework_figures import contributions_known
-from flashref.model_figures import (
+from flashref.figures.data_dependent import filters_from_data, product_points, product_tiling, two_product_tilings
+from flashref.figures.framework import contributions_known
+from flashref.figures.model import (
     compression,
     filter_steps,
     filters,
@@ -35,10 +34,11 @@ from flashref.model_figures import (
     prompt_tiling,
     time_per_token,
 )
-from flashref.operator_figure import operator_diagram
-from flashref.polynomial_figures import product_grid, recursion_unrolled, roots_of_unity
-from flashref.recall_figures import recall_accuracy, recall_reach, recall_sequence
-from flashref.tau_figures import (
+from flashref.figures.operator import operator_diagram
+from flashref.figures.polynomial import product_grid, recursion_unrolled, roots_of_unity
+from flashref.figures.recall import recall_accuracy, recall_reach, recall_sequence
+from flashref.figures.style import APPROXIMATE, COLOURS, PARTS, as_png
+from flashref.figures.tau import (
     dynamic_range,
     error_growth,
     kernel_program,
@@ -47,8 +47,8 @@ from flashref.tau_figures import (
     time_per_output,
     toeplitz_on_a_circle,
 )
-from flashref.tiling_figures import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
-from flashref.timeline_figures import bytes_per_sequence, calls_measured, dependency_graph, timelines
+from flashref.figures.tilings import circular_trick, coverage, ruler, single_buffer, three_tilings, tiling
+from flashref.figures.timeline import bytes_per_sequence, calls_measured, dependency_graph, timelines
 
 __all__ = [
     "APPROXIMATE",

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch, Rectangle
 
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figures.style import PARTS, styled_figure
 from flashref.tiling import schedule
 
 INK = "#333333"

@@ -13,7 +13,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from flashref.bench import BOUND, NAIVE, Record
 from flashref.bench_report import best_naive, find, growth, tiled_of
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 
 KINDS = (("mixer", "Mixers alone"), ("end_to_end", "Whole model"))
 STEPS = (("median", "|", 13), ("p99", "o", 7), ("longest", "D", 7))  # what a record says of its steps, and its marks

@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import PARTS, styled_figure
+from flashref.figures.style import PARTS, styled_figure
 from flashref.framework import ContributionMixer, Known, PropertyError
 from flashref.tiling import check_count, gray_tile
 

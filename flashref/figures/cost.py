@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.tiling import RadixCost, check_integers, radix_cost
 
 BASES, RADIXES = tuple(2**q for q in range(11)), tuple(2**q for q in range(1, 7))  # what cost_choices compares

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from flashref.comparison import Compared
-from flashref.figure_style import APPROXIMATE, COLOURS, PARTS, styled_figure
+from flashref.figures.style import APPROXIMATE, COLOURS, PARTS, styled_figure
 
 MARKERS = {"distilled": "o", "truncated": "s", "dilated": "^"}
 LOOKS = (  # of up to three state sizes in one plot

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.recall import Task
 
 KINDS = {  # what a token of the task is, and its colour

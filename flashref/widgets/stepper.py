@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 from numbers import Integral, Rational, Real
 
-from flashref.figure_style import PARTS
+from flashref.figures.style import PARTS
 from flashref.tiling import Tile, schedule
 
 Number = int | float | Fraction

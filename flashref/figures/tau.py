@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from flashref.figure_style import COLOURS, PARTS, styled_figure
+from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.tiling import check_integers
 
 WAYS = {  # colour, marker and line

@@ -11,10 +11,10 @@ from pathlib import Path
 import anywidget
 import traitlets
 
-from flashref.figure_style import PARTS, as_png
+from flashref.figures.style import PARTS, as_png
+from flashref.figures.timeline import timelines
 from flashref.tiling import check_integers
 from flashref.timeline import MODES, Costs, Timeline, timeline
-from flashref.timeline_figures import timelines
 
 HERE = Path(__file__).parent
 MOST_MIXERS, MOST_POSITIONS = 4, 16  # more jobs than that cannot be told apart on a screen
