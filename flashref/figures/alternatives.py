@@ -33,7 +33,7 @@ def distilled_filters(
     """
     if not filters or any(kept.keys() != filters.keys() for kept in (*distilled.values(), lags)):
         raise ValueError(f"distilled and lags must have the names of filters, {list(filters)}")
-    figure = Figure(figsize=(11, 3.4))
+    figure = Figure(figsize=(11, 4))
     grid = figure.subplots(1, len(filters), squeeze=False)[0]
     for axes, (name, rho) in zip(grid, filters.items(), strict=True):
         shown = np.arange(1, lags[name])
@@ -42,7 +42,8 @@ def distilled_filters(
             axes.plot(shown, kept[name][shown], **look, label=f"N = {N}")
         axes.set(xlabel="lag (tokens)", ylabel="tap")
         axes.set_title(name)
-        axes.legend(loc="upper right", ncols=2)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle("What a few exponentials keep of a filter", x=0.01, ha="left")
     return figure
 
 
