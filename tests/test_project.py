@@ -9,6 +9,7 @@ from pathlib import Path
 
 import browser
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -130,8 +131,8 @@ def test_the_layout_in_the_readme_names_every_module():
     assert [name for name in modules if not re.search(rf"[`/]{name}`", layout)] == []
 
 
-def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
-    example = re.search(r"```python\n(.*?)```", read("README.md"), re.DOTALL)[1]
+def test_the_examples_in_the_readme_run(tmp_path, monkeypatch):
+    example, *others = re.findall(r"```python\n(.*?)```", read("README.md"), re.DOTALL)
     config = flashref.HyenaConfig(d_model=8, n_layer=2, d_inner=16, vocab_size=12, l_max=1026)
     flashref.save(flashref.Hyena(config), tmp_path / re.search(r'load\("(.*?)"\)', example)[1])
     monkeypatch.chdir(tmp_path)
@@ -140,6 +141,9 @@ def test_the_example_in_the_readme_runs(tmp_path, monkeypatch):
     assert names["z_t"].shape == (1, 16)
     assert names["mixer"].position == 1
     assert names["tokens"].shape == (1, 204)
+    for other in others:
+        exec(other, names)
+    assert torch.equal(names["run"].tokens[:, :4], names["prompt"][None]) and names["run"].left == 0
 
 
 def test_ci_looks_for_the_browsers_that_the_tests_look_for():
