@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -147,7 +148,7 @@ def test_without_scripts_the_slides_stand_below_each_other_in_order(browser, pag
     still.goto(page_file.as_uri())
     boxes = [section.bounding_box() for section in still.locator("section").all()]
     assert len(boxes) == SLIDES
-    for above, below in zip(boxes, boxes[1:], strict=False):
+    for above, below in pairwise(boxes):
         assert above["y"] + above["height"] <= below["y"] + 1
     assert still.locator("section h2").first.is_visible()
     picture(still, "slides_without_scripts")
