@@ -63,9 +63,22 @@ def test_every_slide_has_a_title_and_notes_for_the_speaker():
 def test_the_slides_are_one_file_that_names_no_other(page_file):
     text = page_file.read_text(encoding="utf-8")
     assert page_file.stat().st_size < 8e6
-    assert re.findall(r"""\b(?:src|href)=["'](?!data:)[^"']*["']""", re.sub(r"(?s)<script.*?</script>", "", text)) == []
-    assert re.findall(r"url\((?!data:)[^)]*\)|@import", re.sub(r"(?s)<script.*?</script>", "", text)) == []
     assert "MIT licensed" in text  # reveal.js asks for its notice to stay
+    page = re.sub(r"(?s)(<script\b[^>]*>).*?</script>", r"\1", text)
+    assert re.findall(r"""\b(?:src|href)=["'](?!data:)[^"']*["']|url\((?!data:)[^)]*\)|@import""", page) == []
+
+
+def test_the_plan_of_the_lecture_names_cells_and_slides_that_are_there():
+    plan = read("notebooks/exercises/README.md").partition("## The lecture")[2].partition("\n## ")[0]
+    named = re.findall(r"notebook (\d\d),\s+cell `([a-z]+-\d\d)`", plan, re.IGNORECASE)
+    assert len(named) >= 5
+    for number, cell in named:
+        (notebook,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+        assert f'"id": "{cell}"' in notebook.read_text(encoding="utf-8"), (number, cell)
+    slides = [
+        int(n) for row in re.findall(r"^\| \d+ \| ([\d, to]+) \|", plan, re.MULTILINE) for n in re.findall(r"\d+", row)
+    ]
+    assert slides == sorted(slides) and (slides[0], slides[-1]) == (1, SLIDES)
 
 
 # In a browser
@@ -140,6 +153,15 @@ def test_the_key_s_opens_the_speakers_view_with_the_notes_of_the_slide(page):
 def test_the_page_asks_nobody_for_anything_and_has_no_errors(page, page_file):
     assert {url for url in page.asked if not url.startswith(("data:", page_file.as_uri()))} <= {"about:blank"}
     assert page.wrong == []
+
+
+def test_printed_they_are_a_page_each(browser, page_file):
+    printed = browser.new_page()
+    printed.goto(f"{page_file.as_uri()}?print-pdf")
+    printed.wait_for_function("document.querySelectorAll('.pdf-page').length > 0")
+    pdf = printed.pdf(prefer_css_page_size=True, print_background=True)
+    assert len(re.findall(rb"/Type\s*/Page\b", pdf)) == SLIDES
+    printed.close()
 
 
 def test_without_scripts_the_slides_stand_below_each_other_in_order(browser, page_file):
