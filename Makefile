@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test demo bench results lint notebooks book release clean
+.PHONY: help lab test demo bench results lint notebooks book release slides clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -53,6 +53,10 @@ book: .venv/installed ## the course as a web site in build/book, from the commit
 release: .venv/installed ## make what students get of the exercises from their sources, as nbgrader does
 	cd notebooks/exercises && rm -rf release && PATH="$(CURDIR)/.venv/bin:$$PATH" \
 	  python -m nbgrader generate_assignment '[0-9]*' --no-db --force
+
+slides: .venv/installed ## one lecture as one page that needs no network: build/flash_inference.slides.html
+	CUDA_VISIBLE_DEVICES= FLASHREF_CALIBRATION= $(RUN) nbconvert --to slides --execute --output-dir build \
+	  --config notebooks/slides/nbconvert_config.py notebooks/slides/flash_inference.ipynb
 
 clean: ## remove .venv and every cache; the next target installs again
 	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
