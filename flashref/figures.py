@@ -6,6 +6,7 @@ colours and fonts of figure_style.py.
 
 from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.bench_figures import time_per_token as recorded_time_per_token
+from flashref.check_figures import lags_of_tile, pairs_of_engine, work_of_steps, work_so_far
 from flashref.cost_figures import (
     base_curve,
     cost_choices,
@@ -46,11 +47,13 @@ __all__ = [
     "filter_steps",
     "filters",
     "growth_curve",
+    "lags_of_tile",
     "level_shares",
     "logit_gaps",
     "loss_curve",
     "one_filter",
     "operator_diagram",
+    "pairs_of_engine",
     "product_grid",
     "prompt_tiling",
     "recorded_time_per_token",
@@ -65,4 +68,6 @@ __all__ = [
     "tiles_per_size",
     "tiling",
     "time_per_token",
+    "work_of_steps",
+    "work_so_far",
 ]
