@@ -6,6 +6,10 @@ colours and fonts of figure_style.py.
 
 from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.bench_figures import time_per_token as recorded_time_per_token
+from flashref.check_bound import longest_steps
+from flashref.check_buffer import numbers_kept
+from flashref.check_figures import lags_of_tile, pairs_of_engine, work_of_steps, work_so_far
+from flashref.check_rule import pairs_of_product
 from flashref.cost_figures import (
     base_curve,
     cost_choices,
@@ -60,11 +64,16 @@ __all__ = [
     "filters_from_data",
     "growth_curve",
     "kernel_program",
+    "lags_of_tile",
     "level_shares",
     "logit_gaps",
+    "longest_steps",
     "loss_curve",
+    "numbers_kept",
     "one_filter",
     "operator_diagram",
+    "pairs_of_engine",
+    "pairs_of_product",
     "pareto",
     "product_grid",
     "product_points",
@@ -86,4 +95,6 @@ __all__ = [
     "time_per_token",
     "toeplitz_on_a_circle",
     "two_product_tilings",
+    "work_of_steps",
+    "work_so_far",
 ]
