@@ -71,14 +71,14 @@ def relaxed_steps(L: int) -> np.ndarray:
 @styled_figure
 def longest_steps(counted: np.ndarray, relaxed: np.ndarray, allowed: float, name: str) -> Figure:
     """Multiply-adds of each step beside those of the relaxed schedule, and how many a step may do."""
-    figure = Figure(figsize=(6.4, 3.4))
+    figure = Figure(figsize=(6.8, 3.8))
     axes = figure.subplots()
     steps = np.arange(len(counted))
     axes.plot(steps, relaxed, "s", markersize=3, color=COLOURS["tiled_cpu"], label="relaxed")
     axes.plot(steps, counted, "o", markersize=1.5, color=COLOURS["bounded"], label=name)
     axes.axhline(allowed, color=PARTS["now"], linestyle="--", label="allowed")
     axes.set(xlabel="step t", ylabel="multiply-adds per channel", yscale="log", ylim=(0.8, None))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    figure.legend(loc="outside lower center", ncols=3)
     t = int(counted.argmax())
-    axes.set_title(f"Step {t}, the longest of {name}: {counted[t]:,.0f} multiply-adds; {allowed:,.0f} allowed")
+    axes.set_title(f"Step {t} of {name} does {counted[t]:,.0f} multiply-adds; {allowed:,.0f} are allowed")
     return figure

@@ -32,7 +32,7 @@ def check_single_buffer(cls: type[Online], share: float = 0.5, seed: int | None 
             return kept
 
         kept = attempt(cls, job)
-        most, part = int(np.ceil(share * L)), {1: "L", 0.5: "Half of L"}.get(share, f"{share:g} L")
+        most, part = int(np.ceil(share * L)), {1: "L", 0.5: "L/2"}.get(share, f"{share:g} L")
         late = np.flatnonzero(np.array(kept) > most + SPARE)
         if late.size:
             t = int(late[0])
@@ -47,7 +47,7 @@ def check_single_buffer(cls: type[Online], share: float = 0.5, seed: int | None 
                 f"inputs, and up to {max(kept)} in all. {part} is {most}, and {most + SPARE} are allowed. {why}",
                 numbers_kept(np.array(kept), most + SPARE, name_of(cls)),
             )
-    print(f"Right: never more than {share:g} L numbers between two steps, for L = 64, 101 and 256.")
+    print(f"Right: never more than {part} numbers between two steps, for L = 64, 101 and 256.")
 
 
 @styled_figure

@@ -44,8 +44,8 @@ def check_product_rule(f: Callable[[int, int], Step]) -> None:
         if min(map(len, step)) < min(U - (n == U), 45 - n):
             p, k, q = map(len, step)
             fail(
-                f"{name_of(f)} takes every pair once and in time, but in pieces too thin for an FFT: at L = 45 and step "
-                f"{n}, U = {U}, {p} values meet {k} lags for {q} outputs. Take U outputs at a time."
+                f"{name_of(f)} takes every pair once and in time, but in pieces too thin for an FFT: at L = 45 and "
+                f"step {n}, U = {U}, {p} values meet {k} lags for {q} outputs. Take U outputs at a time."
             )
     print(f"Right: every pair once and in time, for {len(lengths)} lengths up to {lengths[-1]}, in relaxed tiles.")
 

@@ -61,7 +61,7 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
             },
             {
                 "buffer-single-memory": r"after step \d+ it keeps \d+ numbers a channel.*Is x_t kept beside its slot",
-                "buffer-half-memory": r"Half of L is 32, and 48 are allowed.*a view \(a slice\) of something longer",
+                "buffer-half-memory": r"L/2 is 32, and 48 are allowed.*a view \(a slice\) of something longer",
             },
         ),
         "overwrites_the_sum_first_and_adds_where_it_must_replace": replacing(
