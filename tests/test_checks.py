@@ -290,6 +290,16 @@ class InNumpy(Lazy):
         return torch.from_numpy((self.x[:, : t + 1].numpy() * self.rho.numpy()[:, t::-1]).sum(-1))
 
 
+class KeepsBoth(PlainProduct):
+    def __init__(self, D, L):
+        self.x, self.rho = [], []
+
+    def push(self, x_t, rho_t):
+        self.x.append(x_t)
+        self.rho.append(rho_t)
+        return sum(x * rho for x, rho in zip(self.x, reversed(self.rho), strict=True))
+
+
 def unclipped(L):
     return [Tile(n, range(n - (n & -n), n), range(n, n + (n & -n))) for n in range(1, L)]
 
@@ -417,6 +427,11 @@ WRONG = {
         False,
     ),
     "a product that is plain": ((checks.check_product_work, PlainProduct), "at most 0.6 of that are allowed", False),
+    "a product that keeps references": (
+        (checks.check_product, KeepsBoth),
+        "with single ones at x_0 and rho_0 only z_0 may be 1",
+        False,
+    ),
     "a count that is off": (
         (checks.check_cost, lambda L: L * L // 2, "pairs"),
         "for L = 2, .*: 3 counted, you predict 2",
@@ -664,6 +679,7 @@ def test_multiply_adds_are_counted_whichever_way_torch_is_asked():
         lambda: (a[:, :, None] * b).sum(1),
         lambda: torch.nn.functional.linear(a, b.T),
         lambda: torch.addmm(torch.zeros(6, 5), a, b),
+        lambda: [float(a[i, k]) for i in range(6) for k in range(4) for _ in range(5)],  # to be multiplied in Python
     ):
         with counted() as work:
             ask()
