@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashref.check_figures import pairs_of_product
 from flashref.check_online import causal_sum, first_wrong
-from flashref.check_rule import pairs_of_product
 from flashref.feedback import attempt, fail, fresh, name_of, number, rows
 from flashref.work import Work, counted
 

@@ -3,12 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-
+from flashref.check_figures import pairs_of_product
 from flashref.feedback import attempt, fail, name_of, some
-from flashref.figure_style import PARTS, styled_figure
 from flashref.sandbox import Complaint
 
 Step = tuple[range, range, range]  # inputs, lags, outputs
@@ -72,31 +68,6 @@ def _faults(steps: list[Step], L: int) -> tuple[list[str], dict[tuple[int, int],
     marks = {pair: str(taken[pair]) for pair in {*(set(taken) ^ due), *twice}}
     marks |= dict.fromkeys(early, "<") | dict.fromkeys(late, ">")
     return [f"- pairs {kind}: {some(pairs)}" for kind, pairs in kinds.items() if pairs], marks
-
-
-@styled_figure
-def pairs_of_product(marks: dict[tuple[int, int], str], L: int) -> Figure:
-    """The pairs (j, k), x_j * rho_k, j + k < L, of two series; marks: what is wrong with a pair, in one character.
-
-    Gray is right, or not asked for. The red cells, the pairs with index 0, lie along two edges.
-    """
-    side = max([L, *(max(pair) + 1 for pair in marks)])
-    figure = Figure(figsize=(4.6, 4.8))
-    axes = figure.subplots()
-    asked = {(j, k) for j in range(L) for k in range(L - j)}
-    for j, k in sorted(asked | set(marks)):
-        part = "wrong" if (j, k) in marks else "gray_tile" if j * k else "red_cell"
-        axes.add_patch(Rectangle((j, k), 1, 1, facecolor=PARTS[part], edgecolor="white", linewidth=0.8))
-        axes.text(j + 0.5, k + 0.5, marks.get((j, k), ""), ha="center", va="center", fontsize=9)
-    said = "0 missed, 2 taken twice, < too early, > too late,\n1 taken where it does not belong, ? not at j + k"
-    axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xlabel=f"j of x\n{said}", ylabel="k of rho")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xticks(np.arange(side) + 0.5, range(side))
-    axes.set_yticks(np.arange(side) + 0.5, range(side))
-    axes.set_title(f"Wrong pairs among those of {L} positions: {len(marks)}")
-    return figure
 
 
 def _plain(answer: object, call: str) -> Step:

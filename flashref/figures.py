@@ -6,10 +6,15 @@ colours and fonts of figure_style.py.
 
 from flashref.bench_figures import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.bench_figures import time_per_token as recorded_time_per_token
-from flashref.check_bound import longest_steps
-from flashref.check_buffer import numbers_kept
-from flashref.check_figures import lags_of_tile, pairs_of_engine, work_of_steps, work_so_far
-from flashref.check_rule import pairs_of_product
+from flashref.check_figures import (
+    lags_of_tile,
+    longest_steps,
+    numbers_kept,
+    pairs_of_engine,
+    pairs_of_product,
+    work_of_steps,
+    work_so_far,
+)
 from flashref.cost_figures import (
     base_curve,
     cost_choices,

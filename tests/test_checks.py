@@ -430,7 +430,7 @@ WRONG = {
     "a product that keeps references": (
         (checks.check_product, KeepsBoth),
         "with single ones at x_0 and rho_0 only z_0 may be 1",
-        False,
+        True,
     ),
     "a count that is off": (
         (checks.check_cost, lambda L: L * L // 2, "pairs"),
