@@ -2,13 +2,12 @@
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
 from flashref.check_counts import count
+from flashref.check_figures import longest_steps
 from flashref.check_online import Online
 from flashref.check_work import relaxed_work
 from flashref.feedback import attempt, fail, name_of, number
-from flashref.figures.style import COLOURS, PARTS, styled_figure
 from flashref.work import counted
 
 
@@ -66,19 +65,3 @@ def relaxed_steps(L: int) -> np.ndarray:
     need, U = relaxed_work(L), 2 ** np.arange(max(0, (L - 1).bit_length()))
     need[U - 1] -= 2.5 * U * np.log2(2 * U)  # step n - 1 runs the tile of n, and n = U is the first of its size
     return need
-
-
-@styled_figure
-def longest_steps(counted: np.ndarray, relaxed: np.ndarray, allowed: float, name: str) -> Figure:
-    """Multiply-adds of each step beside those of the relaxed schedule, and how many a step may do."""
-    figure = Figure(figsize=(6.4, 3.4))
-    axes = figure.subplots()
-    steps = np.arange(len(counted))
-    axes.plot(steps, relaxed, "s", markersize=3, color=COLOURS["tiled_cpu"], label="relaxed")
-    axes.plot(steps, counted, "o", markersize=1.5, color=COLOURS["bounded"], label=name)
-    axes.axhline(allowed, color=PARTS["now"], linestyle="--", label="allowed")
-    axes.set(xlabel="step t", ylabel="multiply-adds per channel", yscale="log", ylim=(0.8, None))
-    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-    t = int(counted.argmax())
-    axes.set_title(f"Step {t}, the longest of {name}: {counted[t]:,.0f} multiply-adds; {allowed:,.0f} allowed")
-    return figure

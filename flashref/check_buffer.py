@@ -2,12 +2,11 @@
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from flashref.check_figures import numbers_kept
 from flashref.check_online import Online
 from flashref.feedback import attempt, fail, fresh, name_of
-from flashref.figures.style import PARTS, styled_figure
 
 SPARE = 16  # numbers that anybody may keep beside a buffer: the last output, say
 
@@ -32,7 +31,7 @@ def check_single_buffer(cls: type[Online], share: float = 0.5, seed: int | None 
             return kept
 
         kept = attempt(cls, job)
-        most, part = int(np.ceil(share * L)), {1: "L", 0.5: "Half of L"}.get(share, f"{share:g} L")
+        most, part = int(np.ceil(share * L)), {1: "L", 0.5: "L/2"}.get(share, f"{share:g} L")
         late = np.flatnonzero(np.array(kept) > most + SPARE)
         if late.size:
             t = int(late[0])
@@ -47,22 +46,7 @@ def check_single_buffer(cls: type[Online], share: float = 0.5, seed: int | None 
                 f"inputs, and up to {max(kept)} in all. {part} is {most}, and {most + SPARE} are allowed. {why}",
                 numbers_kept(np.array(kept), most + SPARE, name_of(cls)),
             )
-    print(f"Right: never more than {share:g} L numbers between two steps, for L = 64, 101 and 256.")
-
-
-@styled_figure
-def numbers_kept(kept: np.ndarray, allowed: int, name: str) -> Figure:
-    """How many numbers that depend on the inputs are kept after each step, a channel, and how many may be."""
-    figure = Figure(figsize=(6.4, 3.2))
-    axes = figure.subplots()
-    steps = np.arange(len(kept))
-    axes.fill_between(steps, kept, allowed, where=kept > allowed, color=PARTS["wrong"], label="too many")
-    axes.plot(steps, kept, color=PARTS["formula"], label=f"{name} keeps")
-    axes.axhline(allowed, color=PARTS["now"], linestyle="--", label=f"allowed: {allowed}")
-    axes.set(xlabel="step t", ylabel="numbers per channel", ylim=(0, None))
-    axes.legend()
-    axes.set_title(f"{name} keeps up to {kept.max()} numbers for {len(kept)} positions; {allowed} are allowed")
-    return figure
+    print(f"Right: never more than {part} numbers between two steps, for L = 64, 101 and 256.")
 
 
 def _differing(one: object, two: object) -> int:

@@ -1,4 +1,4 @@
-"""The pictures that checks answer with: the pairs that an engine gets wrong, the lags of a tile, the work of steps."""
+"""The pictures that checks answer with: the pairs that an engine gets wrong, the lags of a tile, work, memory."""
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -106,6 +106,56 @@ def work_so_far(counted: np.ndarray, expected: np.ndarray, name: str) -> Figure:
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
     axes.legend()
     axes.set_title(f"{name} does {counted.sum() / expected.sum():.3g} times the work of tiles by FFT")
+    return figure
+
+
+@styled_figure
+def numbers_kept(kept: np.ndarray, allowed: int, name: str) -> Figure:
+    """How many numbers that depend on the inputs are kept after each step, a channel, and how many may be."""
+    figure = Figure(figsize=(6.4, 3.2))
+    axes = figure.subplots()
+    steps = np.arange(len(kept))
+    axes.fill_between(steps, kept, allowed, where=kept > allowed, color=PARTS["wrong"], label="too many")
+    axes.plot(steps, kept, color=PARTS["formula"], label=f"{name} keeps")
+    axes.axhline(allowed, color=PARTS["now"], linestyle="--", label=f"allowed: {allowed}")
+    axes.set(xlabel="step t", ylabel="numbers per channel", ylim=(0, None))
+    axes.legend()
+    axes.set_title(f"{name} keeps up to {kept.max()} numbers for {len(kept)} positions; {allowed} are allowed")
+    return figure
+
+
+@styled_figure
+def longest_steps(counted: np.ndarray, relaxed: np.ndarray, allowed: float, name: str) -> Figure:
+    """Multiply-adds of each step beside those of the relaxed schedule, and how many a step may do."""
+    figure = Figure(figsize=(6.8, 3.8))
+    axes = figure.subplots()
+    steps = np.arange(len(counted))
+    axes.plot(steps, relaxed, "s", markersize=3, color=COLOURS["tiled_cpu"], label="relaxed")
+    axes.plot(steps, counted, "o", markersize=1.5, color=COLOURS["bounded"], label=name)
+    axes.axhline(allowed, color=PARTS["now"], linestyle="--", label="allowed")
+    axes.set(xlabel="step t", ylabel="multiply-adds per channel", yscale="log", ylim=(0.8, None))
+    figure.legend(loc="outside lower center", ncols=3)
+    t = int(counted.argmax())
+    axes.set_title(f"Step {t} of {name} does {counted[t]:,.0f} multiply-adds; {allowed:,.0f} are allowed")
+    return figure
+
+
+@styled_figure
+def pairs_of_product(marks: dict[tuple[int, int], str], L: int) -> Figure:
+    """The pairs (j, k), x_j * rho_k, j + k < L, of two series; marks: what is wrong with a pair, in one character.
+
+    Gray is right, or not asked for. The red cells, the pairs with index 0, lie along two edges.
+    """
+    side = max([L, *(max(pair) + 1 for pair in marks)])
+    figure = Figure(figsize=(4.6, 4.8))
+    axes = figure.subplots()
+    asked = {(j, k) for j in range(L) for k in range(L - j)}
+    for j, k in sorted(asked | set(marks)):
+        part = "wrong" if (j, k) in marks else "gray_tile" if j * k else "red_cell"
+        _cell(axes, j, k, PARTS[part], marks.get((j, k), ""))
+    said = "0 missed, 2 taken twice, < too early, > too late,\n1 taken where it does not belong, ? not at j + k"
+    _grid(axes, side, side, f"j of x\n{said}", "k of rho")
+    axes.set_title(f"Wrong pairs among those of {L} positions: {len(marks)}")
     return figure
 
 

@@ -42,8 +42,8 @@ def check_online(cls: type[Online], seed: int | None = None, longest: int = 128)
             if place := first_wrong(zs[i], want := causal_sum(xs[i], rho[i])):
                 fail(
                     f"{name_of(cls)} takes every single pair right, and is wrong at random numbers with D = {D}, "
-                    f"L = {L}, seed {seed}: channel {place[0]}, z_{place[1]} = {want[place]:.6f} expected, got "
-                    f"{zs[i][place]:.6f}. Two objects were pushed in turns: is something shared between them, or "
+                    f"L = {L}, seed {seed}: channel {place[0]}, z_{place[1]} = {want[place]:.9g} expected, got "
+                    f"{zs[i][place]:.9g}. Two objects were pushed in turns: is something shared between them, or "
                     "between channels? And x_t is overwritten by the caller after each push: is it copied?"
                 )
             if not np.array_equal(kept[i], zs[i]):

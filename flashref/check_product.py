@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from flashref.check_figures import pairs_of_product
 from flashref.check_online import causal_sum, first_wrong
-from flashref.check_rule import pairs_of_product
 from flashref.feedback import attempt, fail, fresh, name_of, number, rows
 from flashref.work import Work, counted
 
@@ -41,7 +41,7 @@ def check_product(cls: type[Product], seed: int | None = None) -> None:
         if np.abs(rest).max() > 1e-6 or np.abs(there - 1).max(initial=0) > 1e-6:
             seen = number(round(float(there.sum()), 4)) if np.abs(rest).max() <= 1e-6 else "?"
             marks[a, b] = seen if seen in ("0", "2") else "?"
-    picture = pairs_of_product({(a, b) for a in range(L) for b in range(L - a)}, marks, L) if marks else None
+    picture = pairs_of_product(marks, L) if marks else None
     for a, b in np.ndindex(L, L):
         want = np.zeros(L)
         want[a + b : a + b + 1] = 1

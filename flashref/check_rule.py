@@ -3,12 +3,8 @@
 from collections import Counter
 from collections.abc import Callable
 
-import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
-
+from flashref.check_figures import pairs_of_product
 from flashref.feedback import attempt, fail, name_of, some
-from flashref.figures.style import PARTS, styled_figure
 from flashref.sandbox import Complaint
 
 Step = tuple[range, range, range]  # inputs, lags, outputs
@@ -28,61 +24,50 @@ def check_product_rule(f: Callable[[int, int], Step]) -> None:
         return {L: [_plain(f(n, L), f"{name_of(f)}({n}, {L})") for n in range(1, L)] for L in lengths}
 
     found = attempt(f, job)
-    for L, steps in found.items():
-        early, late, taken = [], [], Counter()
-        for n, step in enumerate(steps, 1):
-            for j, k in _pairs(*step):
-                taken[j, k] += 1
-                if max(j, k) >= n:
-                    early.append(((j, k), n))
-                if j + k < n:
-                    late.append(((j, k), n))
-        due = {(j, k) for j in range(1, L) for k in range(1, L - j)}
-        lines = {
-            "missed": some([f"({j}, {k})" for j, k in sorted(due - set(taken))]),
-            "taken more than once": some([f"({j}, {k}) {m} times" for (j, k), m in sorted(taken.items()) if m > 1]),
-            "before both are known": some([f"({j}, {k}) at step {n}" for (j, k), n in early]),
-            "after their output was given out": some([f"({j}, {k}) at step {n}" for (j, k), n in late]),
-            "that are red cells or lie beyond L": some([f"({j}, {k})" for j, k in sorted(set(taken) - due)]),
-        }
-        if wrong := [f"- pairs {kind}: {pairs}" for kind, pairs in lines.items() if pairs]:
-            bad = {pair for pair, _ in early + late} | (set(taken) ^ due) | {p for p, m in taken.items() if m > 1}
-            marks = {p: "<" if p in dict(early) else ">" if p in dict(late) else str(taken[p]) for p in bad}
-            fail(
-                f"{name_of(f)} is wrong at L = {L}, the shortest of the lengths tried. A pair (j, k) is x_j * rho_k:\n"
-                + "\n".join(wrong),
-                pairs_of_product(due, marks, L),
-            )
-    for n, (inputs, lags, _) in enumerate(found[45], 1):
+    wrong = {L: faults for L, steps in found.items() if (faults := _faults(steps, L))[0]}
+    if wrong:
+        L = min(wrong)
+        shown = next((n for n in wrong if n >= 8), L)
+        also = f"\nThe picture shows L = {shown}." if shown != L else ""
+        fail(
+            f"{name_of(f)} is wrong at L = {L}, the shortest of the lengths tried. A pair (j, k) is x_j * rho_k:\n"
+            + "\n".join(wrong[L][0])
+            + also,
+            pairs_of_product(wrong[shown][1], shown),
+        )
+    for n, step in enumerate(found[45], 1):
         U = n & -n
-        if n != U and min(len(inputs), len(lags)) < U:
+        if min(map(len, step)) < min(U - (n == U), 45 - n):
+            p, k, q = map(len, step)
             fail(
-                f"{name_of(f)} takes every pair once in time, but in pieces too thin: at step {n}, U = {U}, "
-                f"{len(inputs)} new values meet {len(lags)} lags. The newest U values meet lags 1 .. 2U-1."
+                f"{name_of(f)} takes every pair once and in time, but in pieces too thin for an FFT: at L = 45 and "
+                f"step {n}, U = {U}, {p} values meet {k} lags for {q} outputs. Take U outputs at a time."
             )
     print(f"Right: every pair once and in time, for {len(lengths)} lengths up to {lengths[-1]}, in relaxed tiles.")
 
 
-@styled_figure
-def pairs_of_product(due: set[tuple[int, int]], marks: dict[tuple[int, int], str], L: int) -> Figure:
-    """The pairs (j, k), x_j * rho_k, of two series; marks: what is wrong with a pair. Red cells lie along two edges."""
-    figure = Figure(figsize=(4.6, 4.8))
-    axes = figure.subplots()
-    red = {(j, k) for j in range(L) for k in range(L) if j * k == 0}
-    for j, k in sorted(due | red | set(marks)):
-        part = "wrong" if (j, k) in marks else "red_cell" if (j, k) in red else "gray_tile"
-        axes.add_patch(Rectangle((j, k), 1, 1, facecolor=PARTS[part], edgecolor="white", linewidth=0.8))
-        axes.text(j + 0.5, k + 0.5, marks.get((j, k), ""), ha="center", va="center", fontsize=9)
-    side = max([L, *(max(pair) + 1 for pair in marks)])
-    said = "0 missed, 2 taken twice, < too early, > too late, ? elsewhere"
-    axes.set(xlim=(0, side), ylim=(side, 0), aspect="equal", xlabel=f"j of x\n{said}", ylabel="k of rho")
-    axes.grid(False)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-    axes.set_xticks(np.arange(side) + 0.5, range(side))
-    axes.set_yticks(np.arange(side) + 0.5, range(side))
-    axes.set_title(f"{len(marks)} pairs of {L} positions are wrong")
-    return figure
+def _faults(steps: list[Step], L: int) -> tuple[list[str], dict[tuple[int, int], str]]:
+    """A line for each kind of fault, and a mark for each pair that is wrong: how often it is taken, or < or >."""
+    early, late, taken = {}, {}, Counter()
+    for n, step in enumerate(steps, 1):
+        for j, k in _pairs(*step):
+            taken[j, k] += 1
+            if max(j, k) >= n:
+                early[j, k] = n
+            elif j + k < n:
+                late[j, k] = n
+    due = {(j, k) for j in range(1, L) for k in range(1, L - j)}
+    twice = {pair: times for pair, times in taken.items() if times > 1}
+    kinds = {
+        "missed": [f"({j}, {k})" for j, k in sorted(due - set(taken))],
+        "taken more than once": [f"({j}, {k}) {times} times" for (j, k), times in sorted(twice.items())],
+        "before both are known": [f"({j}, {k}) at step {n}" for (j, k), n in early.items()],
+        "after their output was given out": [f"({j}, {k}) at step {n}" for (j, k), n in late.items()],
+        "that are red cells or lie beyond L": [f"({j}, {k})" for j, k in sorted(set(taken) - due)],
+    }
+    marks = {pair: str(taken[pair]) for pair in {*(set(taken) ^ due), *twice}}
+    marks |= dict.fromkeys(early, "<") | dict.fromkeys(late, ">")
+    return [f"- pairs {kind}: {some(pairs)}" for kind, pairs in kinds.items() if pairs], marks
 
 
 def _plain(answer: object, call: str) -> Step:

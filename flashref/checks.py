@@ -6,7 +6,7 @@ shows what is wrong, on the smallest case, with a picture where that says more, 
 takes for no points.
 """
 
-from flashref.check_bound import check_longest_step, work_of_steps_and_before
+from flashref.check_bound import check_longest_step, relaxed_steps, work_of_steps_and_before
 from flashref.check_buffer import check_single_buffer
 from flashref.check_counts import check_cost, count
 from flashref.check_engine import check_engine, check_generate
@@ -48,6 +48,7 @@ __all__ = [
     "count",
     "fail",
     "interpreted_triton",
+    "relaxed_steps",
     "work_of_steps_and_before",
     "work_per_step",
 ]

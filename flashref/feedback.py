@@ -2,6 +2,8 @@
 
 import random
 import sys
+import textwrap
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +14,11 @@ from torch import Tensor
 
 from flashref import sandbox
 from flashref.figures.style import as_png
+
+BARE = (
+    "on this system checks run your code in the notebook's own process: a loop is stopped, but memory is not bounded, "
+    "and a crash takes the kernel with it. Save before you check."
+)
 
 
 class CheckFailed(AssertionError):
@@ -25,7 +32,8 @@ class CheckFailed(AssertionError):
         self.figure = figure
 
     def _render_traceback_(self) -> list[str]:  # IPython asks for it
-        return ["Not yet. " + str(self)]
+        lines = f"Not yet. {self}".splitlines()  # wrapped, since JupyterLab breaks long lines within words
+        return [part for line in lines for part in textwrap.wrap(line, 92, subsequent_indent="  ") or [""]]
 
 
 def fail(message: str, figure: Figure | None = None) -> None:
@@ -52,6 +60,8 @@ def attempt(answer: Any, job: Callable[[], Any], seconds: float = sandbox.SECOND
     name = name_of(answer)
     if not callable(answer):
         fail(f"A function or a class is wanted here, got {answer!r:.60}.")
+    if not sandbox.FORKS:
+        warnings.warn(BARE, stacklevel=2)  # shown once, as warnings are
     outcome = sandbox.run(job, seconds, block=block)
     if outcome.length:
         more = f" ... and so on, {outcome.length:,} characters in all" if outcome.length > len(outcome.printed) else ""

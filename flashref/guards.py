@@ -2,6 +2,7 @@
 
 import builtins
 import contextlib
+import inspect
 import sys
 import types
 from collections.abc import Iterator
@@ -73,15 +74,28 @@ def restore() -> list[str]:
 # Solutions switched off. ----------------------------------------------------------------------------------------
 
 
-def _refuse(*args, **kwargs):
-    import flashref.guards as guards  # in the globals of another module
-
-    name = guards.sys._getframe().f_code.co_qualname
-    guards.USED.append(name)
-    raise guards.SolutionUsed(name)
-
-
 USED: list[str] = []
+
+
+def refuse(name: str) -> None:
+    """Remember that a solution was called, and stop whoever did it."""
+    USED.append(name)
+    raise SolutionUsed(name)
+
+
+# What takes the place of a solution's code runs among the globals of its module: it finds everything by itself.
+
+
+def _refusing(*args, **kwargs):
+    import sys
+
+    sys.modules["flashref.guards"].refuse(sys._getframe().f_code.co_qualname)
+
+
+def _refusing_generator(*args, **kwargs):
+    import sys
+
+    yield sys.modules["flashref.guards"].refuse(sys._getframe().f_code.co_qualname)
 
 
 def _solutions() -> Iterator[types.FunctionType]:
@@ -104,7 +118,8 @@ def solutions_off() -> Iterator[None]:
         for function, code, _, _ in kept:
             qualified = f"{function.__module__.partition('.')[2]}.{code.co_qualname}"
             function.__defaults__ = function.__kwdefaults__ = None
-            function.__code__ = _refuse.__code__.replace(co_name=function.__name__, co_qualname=qualified)
+            mine = _refusing_generator if inspect.isgeneratorfunction(function) else _refusing
+            function.__code__ = mine.__code__.replace(co_name=function.__name__, co_qualname=qualified)
         yield
     finally:
         for function, code, defaults, keywords in kept:

@@ -91,7 +91,7 @@ def schedule(L):
 """
             },
             {
-                "bits-schedule-right": r"schedule\(3\) is wrong.*\n- pairs missed \(1\): \(0, 2\)",
+                "bits-schedule-right": r"schedule\(3\) is wrong.* - pairs missed \(1\): \(0, 2\)",
                 "bits-schedule-tiles": r"At L = 16 the tiles",
             },
         ),
@@ -126,7 +126,7 @@ def schedule(L):
             {"tau-direct": TAU_CHANGES_X, "tau-fft": TAU_SHORT.replace("2 * U", "U")},
             {
                 "tau-direct-values": r"changes its argument x, which belongs to the caller",
-                "tau-fft-values": r"lag 1: 11 expected, got 10.*\nIt looks like a circle of U points",
+                "tau-fft-values": r"lag 1: 11 expected, got 10.* It looks like a circle of U points",
                 "tau-fft-points": r"FFTs of another length at U = 4: a channel 3 of 4 points. 2U = 8",
             },
         ),

@@ -61,7 +61,7 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
             },
             {
                 "buffer-single-memory": r"after step \d+ it keeps \d+ numbers a channel.*Is x_t kept beside its slot",
-                "buffer-half-memory": r"Half of L is 32, and 48 are allowed.*a view \(a slice\) of something longer",
+                "buffer-half-memory": r"L/2 is 32, and 48 are allowed.*a view \(a slice\) of something longer",
             },
         ),
         "overwrites_the_sum_first_and_adds_where_it_must_replace": replacing(
@@ -127,13 +127,13 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
             },
             {
                 "product-lazy-values": r"with single ones at x_0 and rho_0 only z_0 may be 1.*Got z_0 .. z_8 = 2, 0",
-                "product-rule-right": r"wrong at L = 8.*\n- pairs missed: \(3, 4\), \(4, 3\)",
+                "product-rule-right": r"wrong at L = 8.* - pairs missed: \(3, 4\), \(4, 3\)",
                 "product-relaxed-values": r"single ones at x_0 and rho_0",
             },
         ),
         "fixed_filter_rule_uses_taps_of_the_future": replacing(
             {"product-rule": {"    if U == n:": "    if U < 0:"}},
-            {"product-rule-right": r"wrong at L = 2.*\n- pairs before both are known: \(0, 1\) at step 1"},
+            {"product-rule-right": r"wrong at L = 2.* - pairs before both are known: \(0, 1\) at step 1"},
         ),
         "the_plain_product_inside": replacing(
             {

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from itertools import cycle, pairwise
 
@@ -13,10 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import flashref
-from flashref import Tile, checks, guards, sandbox
+from flashref import Tile, checks, figures, guards, sandbox
 from flashref.check_schedule import _faults
 from flashref.work import counted
 
@@ -288,6 +290,16 @@ class InNumpy(Lazy):
         return torch.from_numpy((self.x[:, : t + 1].numpy() * self.rho.numpy()[:, t::-1]).sum(-1))
 
 
+class KeepsBoth(PlainProduct):
+    def __init__(self, D, L):
+        self.x, self.rho = [], []
+
+    def push(self, x_t, rho_t):
+        self.x.append(x_t)
+        self.rho.append(rho_t)
+        return sum(x * rho for x, rho in zip(self.x, reversed(self.rho), strict=True))
+
+
 def unclipped(L):
     return [Tile(n, range(n - (n & -n), n), range(n, n + (n & -n))) for n in range(1, L)]
 
@@ -415,6 +427,11 @@ WRONG = {
         False,
     ),
     "a product that is plain": ((checks.check_product_work, PlainProduct), "at most 0.6 of that are allowed", False),
+    "a product that keeps references": (
+        (checks.check_product, KeepsBoth),
+        "with single ones at x_0 and rho_0 only z_0 may be 1",
+        True,
+    ),
     "a count that is off": (
         (checks.check_cost, lambda L: L * L // 2, "pairs"),
         "for L = 2, .*: 3 counted, you predict 2",
@@ -430,7 +447,9 @@ def test_a_wrong_answer_is_told_what_is_wrong_and_shown_where_a_picture_helps(ca
     with pytest.raises(checks.CheckFailed, match=words) as failed:
         check(*arguments)
     assert isinstance(failed.value.figure, Figure) == picture
-    assert failed.value._render_traceback_() == ["Not yet. " + str(failed.value)]
+    shown = failed.value._render_traceback_()
+    assert " ".join(" ".join(shown).split()) == " ".join(f"Not yet. {failed.value}".split())
+    assert all(len(line) <= 92 for line in shown)
 
 
 @settings(max_examples=60)
@@ -450,6 +469,46 @@ def test_a_schedule_is_faulted_if_and_only_if_a_pair_is_not_taken_once_in_its_wi
     right &= all(len(steps) == 1 and j < steps[0] <= t for (j, t), steps in taken.items())
     plain = [(step, a, max(a, b), c, max(c, d)) for step, a, b, c, d in tiles]
     assert (not _faults(plain, L)) == right
+
+
+# The pictures. --------------------------------------------------------------------------------------------------
+
+
+def cells_in(axes, part):
+    colour = to_hex(figures.PARTS[part])
+    return {patch.get_xy() for patch in axes.patches if to_hex(patch.get_facecolor()) == colour}
+
+
+def texts_in(axes):
+    return {tuple(int(v) for v in text.get_position()): text.get_text() for text in axes.texts if text.get_text()}
+
+
+def test_the_picture_of_an_engine_marks_each_wrong_pair_and_no_other():
+    taps = np.array([10.0, 11, 12, 13])
+    found = np.array([[10.0, 0, 0, 0], [11, 10, 0, 0], [0, 22, 10, 5], [10, 12, 11, 10]])
+    (axes,) = figures.pairs_of_engine(found, taps).axes
+    assert texts_in(axes) == {(0, 2): "0", (1, 2): "2", (3, 2): "?", (0, 3): "ρ0"}
+    assert cells_in(axes, "wrong") == set(texts_in(axes))
+    assert cells_in(axes, "red_cell") == {(0, 0), (1, 1), (2, 2), (3, 3)}
+    assert cells_in(axes, "gray_tile") == {(0, 1), (1, 3), (2, 3)}
+    assert axes.get_title(loc="left") == "4 of the pairs of 4 positions are wrong"
+
+
+def test_the_picture_of_a_tile_names_the_lag_of_each_pair():
+    (axes,) = figures.lags_of_tile(np.array([[12.0, 0], [26, 11]]), np.array([10.0, 11, 12, 13])).axes
+    assert texts_in(axes) == {(0, 0): "2", (1, 0): "none\nnot 1", (0, 1): "twice\nnot 3", (1, 1): "1\nnot 2"}
+    assert cells_in(axes, "gray_tile") == {(0, 0)} and len(cells_in(axes, "wrong")) == 3
+
+
+def test_the_pictures_of_work_show_what_was_counted():
+    counted_work, need = np.array([1.0, 5, 2]), np.array([1.0, 2, 3])
+    (axes,) = figures.work_of_steps(counted_work, need, "Mine", "lazy").axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[1, 2, 3], [1, 5, 2]]
+    assert axes.get_title(loc="left") == "Step 1 of Mine does 5 multiply-adds, that of lazy 2"
+    (axes,) = figures.work_so_far(counted_work, need, "Mine").axes
+    assert [list(line.get_ydata()) for line in axes.lines] == [[3, 5, 6], [1, 3, 6], [1, 6, 8]]
+    for figure in (axes.figure, figures.work_of_steps(counted_work, need, "Mine", "lazy")):
+        assert len(figures.as_png(figure)) > 5000
 
 
 # The sandbox. ---------------------------------------------------------------------------------------------------
@@ -506,6 +565,27 @@ def test_a_job_sees_what_is_here_and_changes_nothing_of_it():
 
     assert sandbox.run(job).value == 27
     assert numbers == [1, 2] and tensor.sum() == 0
+
+
+def test_an_interrupt_ends_the_wait_and_the_job():
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    began = time.monotonic()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        sandbox.run(lambda: time.sleep(60), seconds=10)
+    assert time.monotonic() - began < 10
+    with pytest.raises(ChildProcessError):
+        os.wait()
+
+
+def test_a_job_that_is_slow_only_since_the_machine_is_busy_is_not_stopped():
+    assert sandbox.run(lambda: time.sleep(0.6) or 1, seconds=0.3).value == 1
+
+
+def test_where_no_process_can_be_forked_a_check_says_what_that_means(monkeypatch):
+    monkeypatch.setattr(sandbox, "FORKS", False)
+    with pytest.warns(UserWarning, match="memory is not bounded"):
+        checks.check_tau(tau)
 
 
 def test_megabytes_of_output_are_cut_and_counted(capfd):
@@ -599,6 +679,7 @@ def test_multiply_adds_are_counted_whichever_way_torch_is_asked():
         lambda: (a[:, :, None] * b).sum(1),
         lambda: torch.nn.functional.linear(a, b.T),
         lambda: torch.addmm(torch.zeros(6, 5), a, b),
+        lambda: [float(a[i, k]) for i in range(6) for k in range(4) for _ in range(5)],  # to be multiplied in Python
     ):
         with counted() as work:
             ask()

@@ -4,6 +4,7 @@ One function per figure; each returns it. They live in the files imported here, 
 colours and fonts of style.py.
 """
 
+<<<<<<< HEAD:flashref/figures/__init__.py
 from flashref.figures.alternatives import (
     cost_and_loss,
     cost_over_length,
@@ -14,6 +15,17 @@ from flashref.figures.alternatives import (
 from flashref.figures.bench import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.figures.bench import time_per_token as recorded_time_per_token
 from flashref.figures.cost import (
+=======
+from flashref.check_figures import (
+    lags_of_tile,
+    longest_steps,
+    numbers_kept,
+    pairs_of_engine,
+    pairs_of_product,
+    work_of_steps,
+    work_so_far,
+)
+>>>>>>> wt-exercises2:flashref/figures.py
     base_curve,
     cost_choices,
     cost_per_step,
@@ -80,11 +92,16 @@ __all__ = [
     "filters_from_data",
     "growth_curve",
     "kernel_program",
+    "lags_of_tile",
     "level_shares",
     "logit_gaps",
+    "longest_steps",
     "loss_curve",
+    "numbers_kept",
     "one_filter",
     "operator_diagram",
+    "pairs_of_engine",
+    "pairs_of_product",
     "pareto",
     "product_grid",
     "product_points",
@@ -110,4 +127,6 @@ __all__ = [
     "timelines",
     "toeplitz_on_a_circle",
     "two_product_tilings",
+    "work_of_steps",
+    "work_so_far",
 ]

@@ -1,0 +1,97 @@
+"""The released exercises as a new student meets them: in JupyterLab, typed in right and wrong, without nbgrader."""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+from browser import ROOT, Notebook, jupyterlab, launched, open_lab, picture
+from playwright.sync_api import Locator, expect
+from submissions import SUBMISSIONS
+from test_exercises import NAMES, cells_of, most_points, source_of
+
+PATIENCE = 60_000
+# Of each exercise: one wrong answer, its answer cell, the check that finds it, and whether that draws a picture.
+SHOWN = {
+    "01_lazy_and_eager": ("filter_not_flipped", "lazyeager-lazy", "lazyeager-lazy-values", True),
+    "02_schedule": ("off_by_one_in_U", "bits-schedule", "bits-schedule-right", True),
+    "03_tau": ("changes_its_input_and_aliases", "tau-fft", "tau-fft-values", True),
+    "04_put_together": ("eager_inside", "flash-engine", "flash-work", True),
+    "05_count_it": ("hard_coded", "count-tiles", "count-tiles-right", False),
+}
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Notebook]]:
+    home, folder = tmp_path_factory.mktemp("home"), tmp_path_factory.mktemp("clone")
+    with launched() as browser, jupyterlab(folder, home) as address:
+        page = open_lab(browser, address)
+        yield lambda name: Notebook(page, f"notebooks/exercises/release/{name}/{name}.ipynb")
+
+
+def cell(notebook: Notebook, key: str) -> Locator:
+    """The cell with this grade_id."""
+    index = notebook.page.evaluate(
+        """([id, key]) => [...window.jupyterapp.shell.widgets("main")].find((panel) => panel.id === id).content.widgets
+            .findIndex((cell) => cell.model.sharedModel.getMetadata().nbgrader?.grade_id === key)""",
+        [notebook.id, key],
+    )
+    return notebook.page.locator(f'[id="{notebook.id}"] .jp-Cell[data-windowed-list-index="{index}"]')
+
+
+def type_in(notebook: Notebook, key: str, source: str) -> None:
+    cell(notebook, key).locator(".cm-content").click()
+    notebook.page.keyboard.press("Control+A")
+    notebook.page.keyboard.insert_text(source)
+
+
+def answers(name: str) -> dict[str, str]:
+    known = cells_of(source_of("source", name))
+    return {key: "".join(c["source"]) for key, c in known.items() if c["metadata"]["nbgrader"]["solution"]}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_typed_in_right_every_check_says_so_and_typed_in_wrong_it_is_shown(opened, name):
+    notebook = opened(name)
+    notebook.show()
+    for key, source in answers(name).items():
+        type_in(notebook, key, source)
+    notebook.run_all()
+    assert notebook.errors() == []
+    for key in most_points(name):
+        expect(cell(notebook, key).locator(".jp-Cell-outputArea")).to_contain_text("Right", timeout=PATIENCE)
+
+    student, answer, check, drawn = SHOWN[name]
+    submission = SUBMISSIONS[name][student]
+    type_in(notebook, answer, submission.cells[answer].strip())
+    notebook.run_all()
+    (error,) = notebook.errors()
+    assert error.startswith("CheckFailed")
+    output = cell(notebook, check).locator(".jp-Cell-outputArea")
+    expect(output).to_contain_text("Not yet.", timeout=PATIENCE)
+    expect(output).not_to_contain_text("Traceback")
+    said = " ".join(output.inner_text().split())
+    assert re.search(submission.lost[check], said), said
+    assert output.locator("img").count() == drawn
+    if drawn:
+        wide = "async (image) => { await image.decode(); return image.clientWidth; }"
+        assert output.locator("img").evaluate(wide) > 300
+    picture(cell(notebook, check), f"exercise-{name}-wrong")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hints_are_closed_until_asked_for_and_links_lead_somewhere(opened, name):
+    notebook = opened(name)
+    notebook.show()
+    details = notebook.page.locator(f'[id="{notebook.id}"] details')
+    assert details.count() >= 3 and details.count() % 3 == 0
+    first = details.first
+    expect(first.locator("p")).not_to_be_visible()
+    first.locator("summary").click()
+    expect(first.locator("p")).to_be_visible()
+    picture(notebook.page.locator(f'[id="{notebook.id}"]'), f"exercise-{name}")
+    for version in ("source", "release"):
+        path = source_of(version, name)
+        for c in json.loads(path.read_text())["cells"]:
+            for link in re.findall(r"\]\((?!https?://|#)([^)#\s]+)", "".join(c["source"])):
+                assert (path.parent / link).resolve().is_relative_to(ROOT) and (path.parent / link).exists(), link
