@@ -18,9 +18,10 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 import flashref
-from flashref import Tile, checks, figures, guards, sandbox
-from flashref.check_schedule import _faults
-from flashref.work import counted
+from flashref import Tile, checks, figures
+from flashref.checks import guards, sandbox
+from flashref.checks.schedule import _faults
+from flashref.checks.work import counted
 
 # The right answers, and wrong ones made from them. --------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 
 from flashref import checks, figures
-from flashref.check_kernel import check_kernel, interpreted_triton
-from flashref.check_rule import _faults
+from flashref.checks.kernel import check_kernel, interpreted_triton
+from flashref.checks.rule import _faults
 
 
 class Relaxed:

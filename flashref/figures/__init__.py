@@ -4,15 +4,6 @@ One function per figure; each returns it. They live in the files imported here, 
 colours and fonts of style.py.
 """
 
-from flashref.check_figures import (
-    lags_of_tile,
-    longest_steps,
-    numbers_kept,
-    pairs_of_engine,
-    pairs_of_product,
-    work_of_steps,
-    work_so_far,
-)
 from flashref.figures.alternatives import (
     cost_and_loss,
     cost_over_length,
@@ -22,6 +13,15 @@ from flashref.figures.alternatives import (
 )
 from flashref.figures.bench import breakdown, cumulative_time, growth_curve, speed_up, step_distribution
 from flashref.figures.bench import time_per_token as recorded_time_per_token
+from flashref.figures.checks import (
+    lags_of_tile,
+    longest_steps,
+    numbers_kept,
+    pairs_of_engine,
+    pairs_of_product,
+    work_of_steps,
+    work_so_far,
+)
 from flashref.figures.cost import (
     base_curve,
     cost_choices,

@@ -3,7 +3,7 @@
 c = get_config()  # noqa: F821 (nbgrader reads this file and knows the name)
 
 c.CourseDirectory.course_id = "flashref"
-# Every check bounds itself (flashref/sandbox.py). This is for the rest of a cell.
+# Every check bounds itself (flashref/checks/sandbox.py). This is for the rest of a cell.
 c.ExecutePreprocessor.timeout = 180
 c.ExecutePreprocessor.interrupt_on_timeout = True
 c.ExecutePreprocessor.error_on_timeout = {

@@ -6,13 +6,13 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from flashref.check_work import check_work
 from flashref.checkpoints import PRETRAINED, load
-from flashref.feedback import attempt, fail, name_of, number
+from flashref.checks.cost import check_work
+from flashref.checks.feedback import attempt, fail, name_of, number
+from flashref.checks.sandbox import Complaint
+from flashref.checks.work import Work, counted
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
-from flashref.sandbox import Complaint
-from flashref.work import Work, counted
 
 PROMPT = b"def read_table(path):\n"
 NEAR = 1e-3  # logits that float32 may order either way

@@ -5,9 +5,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
-from flashref.feedback import attempt, fail, fresh, name_of, some
+from flashref.checks.feedback import attempt, fail, fresh, name_of, some
+from flashref.checks.sandbox import Complaint
 from flashref.figures.tilings import coverage, tiling
-from flashref.sandbox import Complaint
 from flashref.tiling import Tile
 
 Plain = tuple[int, int, int, int, int]  # step, inputs from, to, outputs from, to

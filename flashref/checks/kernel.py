@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashref.check_figures import lags_of_tile
-from flashref.check_online import Online, check_online
-from flashref.feedback import attempt, fail, fresh, name_of, number
-from flashref.sandbox import Complaint
-from flashref.work import counted
+from flashref.checks.feedback import attempt, fail, fresh, name_of, number
+from flashref.checks.online import Online, check_online
+from flashref.checks.sandbox import Complaint
+from flashref.checks.work import counted
+from flashref.figures.checks import lags_of_tile
 
 Launch = Callable[[Tensor, Tensor, int, int, int], None]
 SUM = 100.0  # the partial sum that stands in the slots of the outputs

@@ -6,19 +6,19 @@ shows what is wrong, on the smallest case, with a picture where that says more, 
 takes for no points.
 """
 
-from flashref.check_bound import check_longest_step, relaxed_steps, work_of_steps_and_before
-from flashref.check_buffer import check_single_buffer
-from flashref.check_counts import check_cost, count
-from flashref.check_engine import check_engine, check_generate
-from flashref.check_kernel import check_kernel, check_kernel_engine, interpreted_triton
-from flashref.check_model import check_mixer_work, check_one_call, check_trained
-from flashref.check_online import check_online
-from flashref.check_product import check_product, check_product_work
-from flashref.check_rule import check_product_rule
-from flashref.check_schedule import check_schedule, check_steps, check_tiles
-from flashref.check_tau import check_kept_spectra, check_tau, check_transforms
-from flashref.check_work import check_base, check_work, work_per_step
-from flashref.feedback import CheckFailed, attempt, fail
+from flashref.checks.bound import check_longest_step, relaxed_steps, work_of_steps_and_before
+from flashref.checks.buffer import check_single_buffer
+from flashref.checks.cost import check_base, check_work, work_per_step
+from flashref.checks.counts import check_cost, count
+from flashref.checks.engine import check_engine, check_generate
+from flashref.checks.feedback import CheckFailed, attempt, fail
+from flashref.checks.kernel import check_kernel, check_kernel_engine, interpreted_triton
+from flashref.checks.model import check_mixer_work, check_one_call, check_trained
+from flashref.checks.online import check_online
+from flashref.checks.product import check_product, check_product_work
+from flashref.checks.rule import check_product_rule
+from flashref.checks.schedule import check_schedule, check_steps, check_tiles
+from flashref.checks.tau import check_kept_spectra, check_tau, check_transforms
 
 __all__ = [
     "CheckFailed",

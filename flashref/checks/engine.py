@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-from flashref.check_online import causal_sum, first_wrong
+from flashref.checks.feedback import attempt, fail, fresh, name_of, rows
+from flashref.checks.online import causal_sum, first_wrong
+from flashref.checks.sandbox import Complaint
 from flashref.config import HyenaConfig
-from flashref.feedback import attempt, fail, fresh, name_of, rows
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
-from flashref.sandbox import Complaint
 
 
 def check_engine(cls: type[Mixer], seed: int | None = None) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from flashref.guards import USED, SolutionUsed, restore, solutions_off
+from flashref.checks.guards import USED, SolutionUsed, restore, solutions_off
 
 SECONDS, MEGABYTES, KEPT = 10.0, 2048, 2000  # KEPT: characters of what was printed
 PATIENCE = 5  # how much longer than its seconds of computing it may take, on a busy machine or asleep

@@ -89,13 +89,13 @@ def refuse(name: str) -> None:
 def _refusing(*args, **kwargs):
     import sys
 
-    sys.modules["flashref.guards"].refuse(sys._getframe().f_code.co_qualname)
+    sys.modules["flashref.checks.guards"].refuse(sys._getframe().f_code.co_qualname)
 
 
 def _refusing_generator(*args, **kwargs):
     import sys
 
-    yield sys.modules["flashref.guards"].refuse(sys._getframe().f_code.co_qualname)
+    yield sys.modules["flashref.checks.guards"].refuse(sys._getframe().f_code.co_qualname)
 
 
 def _solutions() -> Iterator[types.FunctionType]:

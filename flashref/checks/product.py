@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashref.check_figures import pairs_of_product
-from flashref.check_online import causal_sum, first_wrong
-from flashref.feedback import attempt, fail, fresh, name_of, number, rows
-from flashref.work import Work, counted
+from flashref.checks.feedback import attempt, fail, fresh, name_of, number, rows
+from flashref.checks.online import causal_sum, first_wrong
+from flashref.checks.work import Work, counted
+from flashref.figures.checks import pairs_of_product
 
 
 class Product(Protocol):

@@ -3,12 +3,12 @@
 import numpy as np
 import torch
 
-from flashref.check_counts import count
-from flashref.check_figures import longest_steps
-from flashref.check_online import Online
-from flashref.check_work import relaxed_work
-from flashref.feedback import attempt, fail, name_of, number
-from flashref.work import counted
+from flashref.checks.cost import relaxed_work
+from flashref.checks.counts import count
+from flashref.checks.feedback import attempt, fail, name_of, number
+from flashref.checks.online import Online
+from flashref.checks.work import counted
+from flashref.figures.checks import longest_steps
 
 
 def check_longest_step(cls: type[Online], times: float = 0.25, work: float = 2.0, L: int = 4096) -> None:

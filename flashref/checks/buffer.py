@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashref.check_figures import numbers_kept
-from flashref.check_online import Online
-from flashref.feedback import attempt, fail, fresh, name_of
+from flashref.checks.feedback import attempt, fail, fresh, name_of
+from flashref.checks.online import Online
+from flashref.figures.checks import numbers_kept
 
 SPARE = 16  # numbers that anybody may keep beside a buffer: the last output, say
 

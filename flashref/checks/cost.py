@@ -5,11 +5,11 @@ from math import log2
 import numpy as np
 import torch
 
-from flashref.check_counts import count
-from flashref.check_figures import work_of_steps, work_so_far
-from flashref.check_online import Online
-from flashref.feedback import attempt, fail, name_of, number
-from flashref.work import Work, counted
+from flashref.checks.counts import count
+from flashref.checks.feedback import attempt, fail, name_of, number
+from flashref.checks.online import Online
+from flashref.checks.work import Work, counted
+from flashref.figures.checks import work_of_steps, work_so_far
 
 
 def check_work(cls: type[Online], kind: str) -> None:

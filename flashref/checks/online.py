@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashref.check_figures import pairs_of_engine
-from flashref.feedback import attempt, fail, fresh, name_of, number, rows, unchanged
-from flashref.sandbox import Complaint
+from flashref.checks.feedback import attempt, fail, fresh, name_of, number, rows, unchanged
+from flashref.checks.sandbox import Complaint
+from flashref.figures.checks import pairs_of_engine
 
 
 class Online(Protocol):

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from flashref.check_figures import lags_of_tile
-from flashref.feedback import attempt, fail, fresh, name_of, number, rows, some, unchanged
-from flashref.work import Work, counted
+from flashref.checks.feedback import attempt, fail, fresh, name_of, number, rows, some, unchanged
+from flashref.checks.work import Work, counted
+from flashref.figures.checks import lags_of_tile
 
 Tile = Callable[[Tensor, Tensor], Tensor]
 

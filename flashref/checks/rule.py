@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Callable
 
-from flashref.check_figures import pairs_of_product
-from flashref.feedback import attempt, fail, name_of, some
-from flashref.sandbox import Complaint
+from flashref.checks.feedback import attempt, fail, name_of, some
+from flashref.checks.sandbox import Complaint
+from flashref.figures.checks import pairs_of_product
 
 Step = tuple[range, range, range]  # inputs, lags, outputs
 

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable
 
-from flashref.feedback import attempt, fail, fresh, name_of, number
+from flashref.checks.feedback import attempt, fail, fresh, name_of, number
 
 
 def _tiles(L: int) -> list[int]:

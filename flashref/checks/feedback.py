@@ -12,7 +12,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from flashref import sandbox
+from flashref.checks import sandbox
 from flashref.figures.style import as_png
 
 BARE = (
