@@ -90,9 +90,27 @@ def _check_pairs(cls: type[Online]) -> None:
     picture = f"\nThe picture shows L = {failing[-1]}." if failing[-1] != L else ""
     fail(
         f"{name_of(cls)} is wrong at L = {L}, the shortest length of those tried. With rho_k = 10 + k and a single 1 "
-        f"at x_{j}, z_{t} {value}, got {number(round(got, 6))}: {says}.{picture}",
+        f"at x_{j}, z_{t} {value}, got {number(round(got, 6))}: {says}.{_diagnosis(found[failing[-1]])}{picture}",
         pairs_of_engine(found[failing[-1]], 10.0 + np.arange(failing[-1])),
     )
+
+
+def _diagnosis(found: np.ndarray) -> str:
+    """The mistake that explains everything that is wrong, if one does."""
+    L = len(found)
+    lag = np.arange(L)[:, None] - np.arange(L)
+    taps = np.append(10.0 + np.arange(L), 0)  # one beyond the last is 0, and so is one before the first
+    right, red = _wanted(L), np.eye(L) * taps[0]
+    mistakes = {
+        "Every x_j meets rho_j, whatever t is: the taps must run the other way (flip them).": np.tril([taps[:L]] * L),
+        "Everything comes a step late: z_t must hold x_t already.": np.where(lag > 0, taps[lag - 1], 0),
+        "Below the red cells every lag is one too small.": np.where(lag > 0, taps[lag - 1], red),
+        "Every lag is one too large.": np.where(lag >= 0, taps[np.minimum(lag + 1, L)], 0),
+        "The red cells are missing, x_t * rho_0.": right - red,
+        "The red cells are there twice.": right + red,
+        "Only the red cells are there.": red,
+    }
+    return next((f"\n{words}" for words, mistaken in mistakes.items() if np.allclose(found, mistaken)), "")
 
 
 def _wanted(L: int) -> np.ndarray:

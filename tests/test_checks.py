@@ -256,6 +256,23 @@ class Skips(Flash):  # the tile of U = 2 is left out
         return z_t
 
 
+def engine_of(taken):
+    """An engine whose z_t is the sum of what ``taken`` says of x_j and the taps, for j <= t."""
+
+    class Engine(Lazy):
+        def push(self, x_t):
+            self.x[:, self.t] = x_t
+            self.t += 1
+            t, taps = self.t - 1, torch.cat([self.rho, torch.zeros_like(self.rho[:, :1])], dim=-1)
+            return sum((self.x[:, j] * taken(taps, t, j) for j in range(t + 1)), torch.zeros_like(x_t))
+
+    return Engine
+
+
+def red_cells_twice(taps, t, j):
+    return taps[:, t - j] * (2 if t == j else 1)
+
+
 class KeepsReference:
     def __init__(self, rho):
         self.rho, self.x = rho, []
@@ -382,6 +399,37 @@ WRONG = {
     "a tile left out": (
         (checks.check_online, Skips),
         r"wrong at L = 3, .* z_2 must be rho_2 = 12, got 0: the pair is missed",
+        True,
+    ),
+    "an engine that does not flip": (
+        (checks.check_online, engine_of(lambda taps, t, j: taps[:, j])),
+        r"L = 2, .*lag 0.\nEvery x_j meets rho_j",
+        True,
+    ),
+    "an engine that is late": (
+        (checks.check_online, engine_of(lambda taps, t, j: taps[:, t - j - 1])),
+        r"\nEverything comes a step late",
+        True,
+    ),
+    "an engine with small lags": (
+        (checks.check_online, engine_of(lambda taps, t, j: taps[:, max(t - j - 1, 0)])),
+        r"\nBelow the red cells every lag is one too small",
+        True,
+    ),
+    "an engine with large lags": (
+        (checks.check_online, engine_of(lambda taps, t, j: taps[:, t - j + 1])),
+        r"\nEvery lag is one too large",
+        True,
+    ),
+    "no red cells": (
+        (checks.check_online, engine_of(lambda taps, t, j: taps[:, t - j] * (t > j))),
+        r"\nThe red cells are missing",
+        True,
+    ),
+    "red cells twice": ((checks.check_online, engine_of(red_cells_twice)), r"\nThe red cells are there twice", True),
+    "red cells only": (
+        (checks.check_online, engine_of(lambda taps, t, j: taps[:, 0] * (t == j))),
+        r"\nOnly the red cells are there",
         True,
     ),
     "an input kept by reference": (
