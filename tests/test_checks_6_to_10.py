@@ -6,7 +6,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from flashref.figure_style import PARTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.colors import to_hex
@@ -14,6 +13,7 @@ from matplotlib.colors import to_hex
 from flashref import checks, figures
 from flashref.checks.kernel import check_kernel, interpreted_triton
 from flashref.checks.rule import _faults
+from flashref.figures.style import PARTS
 
 
 class Relaxed:
