@@ -72,7 +72,7 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
             {
                 "lazyeager-lazy-values": r"It ended its process by SIGABRT. This notebook's own kernel is unharmed",
                 "lazyeager-lazy-work": r"SIGABRT",
-                "lazyeager-eager-values": r"did not come back within \d+ s, and was stopped in push, line 6: while",
+                "lazyeager-eager-values": r"did not come back within \d+ s, and was stopped",
                 "lazyeager-eager-work": r"did not come back within \d+ s",
             },
         ),

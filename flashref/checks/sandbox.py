@@ -26,7 +26,7 @@ import torch
 from flashref.checks.guards import USED, SolutionUsed, restore, solutions_off
 
 SECONDS, MEGABYTES, KEPT = 10.0, 2048, 2000  # KEPT: characters of what was printed
-PATIENCE = 5  # how much longer than its seconds of computing it may take, on a busy machine or asleep
+PATIENCE = 5  # times its seconds of computing, and 5 s more: what it may take on a busy machine, or asleep
 ANSWER = 2**26  # bytes of the largest answer that is read
 FORKS = sys.platform == "linux"  # elsewhere a fork of a process with threads may crash
 
@@ -211,7 +211,7 @@ def _forked(job: Callable[[], Any], seconds: float, megabytes: int, block: bool)
         _child(job, seconds, megabytes, block, write)
     os.close(write)
     try:
-        data, in_time = _read(read, time.monotonic() + PATIENCE * seconds)
+        data, in_time = _read(read, time.monotonic() + PATIENCE * seconds + 5)
     finally:
         os.close(read)
         for end in (os.killpg, os.kill):  # killpg fails where it had not begun yet
