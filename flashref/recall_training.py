@@ -25,7 +25,7 @@ from flashref.hyena import Hyena
 from flashref.machine import processor
 from flashref.recall import Task, accuracy, sequences
 from flashref.tiling import check_count
-from flashref.training import STATE, level_filters, make_optimisers, rate, read_state, write, write_report
+from flashref.training import STATE, add_settings, level_filters, make_optimisers, rate, read_state, write, write_report
 
 CURVE_EVERY = 25  # steps
 MEASURED = 256  # sequences
@@ -208,11 +208,7 @@ def run(settings: Settings, state: dict, file: Path, save_minutes: float) -> Hye
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m flashref recall``."""
-    parser.add_argument("--out", type=Path, default=Path("runs/recall"), help="folder for the model and the run")
-    parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
-    for field in fields(Settings):
-        option, kind = "--" + field.name.replace("_", "-"), type(field.default)
-        parser.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=f"(default: {field.default})")
+    add_settings(parser, Settings, Path("runs/recall"))
     parser.set_defaults(run=_train)
 
 

@@ -318,12 +318,17 @@ def write(file: Path, writer: Callable[[Path], object]) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of ``python -m flashref train``."""
-    parser.add_argument("--out", type=Path, default=Path("runs/python_stdlib"), help="folder for the model and the run")
-    parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
-    for field in fields(Settings):
-        option, kind = "--" + field.name.replace("_", "-"), type(field.default)
-        parser.add_argument(option, type=kind, metavar=kind.__name__.upper(), help=f"(default: {field.default})")
+    add_settings(parser, Settings, Path("runs/python_stdlib"))
     parser.set_defaults(run=_train)
+
+
+def add_settings(parser: argparse.ArgumentParser, kind: type, out: Path) -> None:
+    """What every training run is asked: where it is kept, whether it goes on, and the settings of this kind."""
+    parser.add_argument("--out", type=Path, default=out, help="folder for the model and the run")
+    parser.add_argument("--resume", action="store_true", help="continue the run in that folder")
+    for field in fields(kind):
+        option, of = "--" + field.name.replace("_", "-"), type(field.default)
+        parser.add_argument(option, type=of, metavar=of.__name__.upper(), help=f"(default: {field.default})")
 
 
 def _train(arguments: argparse.Namespace) -> None:
