@@ -68,9 +68,10 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", type=Path, help="write the records to this file (while it measures, to FILE.part)")
     bench.add_argument(
         "--preset",
-        choices=["quick", "standard", "paper"],
+        choices=["quick", "standard", "paper", "wide"],
         default="quick",
-        help="how much to measure: under two minutes, some ten, or most of an hour",
+        help="how much to measure: under two minutes, some ten, or most of an hour; wide is the part of paper that "
+        "has more sequences, a higher order, more layers and channels",
     )
     bench.add_argument("--lengths", type=int, nargs="+", help="L, how many positions, instead of the preset's settings")
     bench.add_argument("--mixers", type=int, default=4, help="with --lengths: M, one per layer of the model")

@@ -73,6 +73,12 @@ class Setting:
 
 
 GROWTH = tuple(Setting(2**k, D=64, repeats=3, naive_in_full=0, models=False) for k in range(10, 19))
+WIDE = (  # more sequences, a higher order, more layers and channels
+    Setting(8192, B=8, repeats=1, naive_in_full=2048),
+    Setting(8192, B=32, repeats=1, naive_in_full=2048),
+    Setting(8192, order=3, repeats=1, naive_in_full=2048),
+    Setting(16384, M=12, D=768, repeats=1, naive_in_full=2048, models=False),  # a token takes some 20 ms there
+)
 PRESETS = {
     "cpu": {
         "quick": (Setting(1024, repeats=1), Setting(4096, repeats=1, naive_in_full=2048)),
@@ -82,11 +88,9 @@ PRESETS = {
             *GROWTH,
             Setting(32768, repeats=1),
             Setting(131072, repeats=1),
-            Setting(8192, B=8, repeats=1, naive_in_full=2048),
-            Setting(8192, B=32, repeats=1, naive_in_full=2048),
-            Setting(8192, order=3, repeats=1, naive_in_full=2048),
-            Setting(16384, M=12, D=768, repeats=1, naive_in_full=2048, models=False),  # a token takes some 20 ms there
+            *WIDE,
         ),
+        "wide": WIDE,
     },
     "cuda": {
         "quick": (Setting(4096, repeats=1, naive_in_full=2048),),
@@ -95,6 +99,7 @@ PRESETS = {
             *(Setting(131072, M=18, D=768, B=B, repeats=1, naive_in_full=2048) for B in (1, 4, 8)),
             *GROWTH,
         ),
+        "wide": tuple(Setting(131072, M=18, D=768, B=B, repeats=1, naive_in_full=2048) for B in (4, 8)),
     },
 }
 
