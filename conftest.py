@@ -5,6 +5,8 @@ from collections import Counter
 
 import pytest
 
+pytest_plugins = ["tests.tried"]
+
 
 def pytest_configure():
     """What was measured on this machine must not decide what the tests run."""

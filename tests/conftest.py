@@ -1,13 +1,19 @@
-"""Random tests try the same cases on every run, and are not failed for a slow machine."""
+"""Random tests are not failed for a slow machine, and try the same cases on every run unless they go deep."""
 
 from importlib.util import find_spec
 
 import pytest
 import torch
+from depth import DEEP, examples
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
-    "flashref", deadline=None, derandomize=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow]
+    "flashref",
+    deadline=None,
+    derandomize=not DEEP,
+    print_blob=True,
+    max_examples=examples(50),
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("flashref")
 
