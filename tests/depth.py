@@ -1,4 +1,4 @@
-"""How deep the random tests go: `make test` tries the same cases on every run, `make test-all` many more, and new ones."""
+"""How deep random tests go: `make test` tries the same cases on every run, `make test-all` ten times as many, new ones."""
 
 import os
 
