@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 
 from flashref.bench_runs import (
     BlockRun,
+    MixerBlockRun,
     MixerRun,
     ModelRun,
     NoMixer,
@@ -156,7 +157,8 @@ def _measure_mixers(setting: Setting, engines: Sequence[str], device: str, bar: 
     M, D, B, L = setting.mixers, setting.D, setting.B, setting.L
     filters = torch.randn(M, D, L, device=device) * torch.linspace(0, -6, L, device=device).exp() / L**0.5
     rows = torch.randn(64, M, B, D, device=device)
-    runs = {engine: MixerRun(make_mixer(engine, filters, B), rows) for engine in engines}
+    kinds = {"tiled_gpu": MixerBlockRun}
+    runs = {engine: kinds.get(engine, MixerRun)(make_mixer(engine, filters, B), rows) for engine in engines}
     tiles = []
     for engine, run in runs.items():
         if isinstance(run.mixer, TiledCPU):

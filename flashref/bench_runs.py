@@ -11,11 +11,11 @@ from torch import Tensor
 
 from flashref.convolution import fast_length
 from flashref.generation import Decoder
-from flashref.graphs import BlockDecoder
+from flashref.graphs import BlockDecoder, Replay
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
 from flashref.tiled_cpu import TiledCPU
-from flashref.tiled_gpu import TiledGPU
+from flashref.tiled_gpu import TiledGPU, has_kernels
 from flashref.tiling import cost, schedule
 
 
@@ -66,6 +66,58 @@ class MixerRun:
             z_t = self.mixer.step(m, x_t)
         self.mixer.advance()
         return z_t
+
+
+class MixerBlockRun:
+    """M mixers of "tiled_gpu" alone, a block of positions at a time: on a GPU one CUDA graph, and the tiles after it.
+
+    Every mixer has a launch of its own at every position, as in a model, where one waits for the other.
+    """
+
+    def __init__(self, mixer: TiledGPU, rows: Float[Tensor, "R M B D"]) -> None:
+        self.mixer, self.rows = mixer, rows
+        self.mixer_step = mixer_step
+        if has_kernels(rows.device):
+            from flashref import kernels
+
+            self.mixer_step = kernels.mixer_step
+
+    def start(self, P: int) -> None:
+        b, M = self.mixer.base, len(self.mixer.filters)
+        MixerRun(self.mixer, self.rows).start(P)
+        self.first = P
+        x, z, rho = self.mixer.block(0, M)
+        self.blocks = [(x[:, m], z[:, m], rho[:, m]) for m in range(M)]
+        self.given = torch.zeros_like(x)  # what stands in a fixed place for the graph to read
+        self.outputs = x.new_zeros(b, *x.shape[2:])
+        self.replay = Replay(x.device)
+
+    def step(self, t: int) -> Tensor:
+        i = (t - self.first) % self.mixer.base
+        if i == 0:
+            at = torch.arange(t, t + self.mixer.base, device=self.rows.device) % len(self.rows)
+            self.given.copy_(self.rows[at])
+            self.replay(self._run)
+            self.mixer.advance_block()
+        return self.outputs[i]
+
+    def _run(self) -> None:
+        for i in range(self.mixer.base):
+            for m, block in enumerate(self.blocks):
+                self.mixer_step(*block, self.given[i, m], self.outputs[i], i)
+
+
+def mixer_step(
+    x: Float[Tensor, "b B D"],
+    z: Float[Tensor, "b B D"],
+    rho: Float[Tensor, "b 1 D"],
+    x_i: Float[Tensor, "B D"],
+    z_i: Float[Tensor, "B D"],
+    i: int,
+) -> None:
+    """kernels.mixer_step in PyTorch's own calls, where there is no Triton."""
+    x[i] = x_i
+    torch.add(z[i], (x[: i + 1] * rho[: i + 1].flip(0)).sum(0), out=z_i)
 
 
 class ModelRun:

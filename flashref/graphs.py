@@ -5,7 +5,7 @@ block of b positions nothing depends on where the block stands: shapes and addre
 launches, sampling included, are recorded once and replayed by one call. Between two replays come the tiles.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -52,7 +52,7 @@ class BlockDecoder:
             self._noise = None
             if temperature:
                 self._noise = torch.ones(b, B, V, dtype=torch.float64, device=embedding.device)
-        self._stream = self._graph = None
+        self._replay = Replay(embedding.device)
 
     @torch.no_grad()
     def prefill(self, prompt: Int[Tensor, "B P"]) -> None:
@@ -63,7 +63,7 @@ class BlockDecoder:
         logits = self._model.lm_head(self._model.backbone.ln_f(h[:, -1]))
         self._draw_noise()
         self._tokens[-1] = self._choose(logits, 0)
-        self._stream = self._graph = None
+        self._replay = Replay(self._tokens.device)  # a new generation has new buffers
 
     def tokens(self) -> Iterator[Int[Tensor, " B"]]:
         """The tokens after the prompt, one more than positions are left in the filters; each may be changed.
@@ -86,10 +86,7 @@ class BlockDecoder:
         if not 0 < position < length:
             raise ValueError(f"no block is due at position {position} of {length}: prefill(prompt) comes first")
         self._draw_noise()
-        if self._tokens.is_cuda:
-            self._replay()
-        else:
-            self._run()
+        self._replay(self._run)
         tokens = self._tokens[1:].clone()
         self._mixer.advance_block()
         return tokens
@@ -97,24 +94,6 @@ class BlockDecoder:
     def _draw_noise(self) -> None:
         if self._noise is not None:
             self._noise.exponential_(generator=self._generator)
-
-    def _replay(self) -> None:
-        with torch.cuda.device(self._tokens.device):
-            if self._stream is None:
-                # The first block runs as it is, on the stream that will record the second. That is the warm-up: it
-                # compiles kernels and makes handles and workspaces, none of which is allowed while recording.
-                self._stream = torch.cuda.Stream()
-                self._stream.wait_stream(torch.cuda.current_stream())
-                with torch.cuda.stream(self._stream):
-                    self._run()
-                torch.cuda.current_stream().wait_stream(self._stream)
-                return
-            if self._graph is None:
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph, stream=self._stream):  # records and does not run
-                    self._run()
-                self._graph = graph
-            self._graph.replay()
 
     def _run(self) -> None:
         """b tokens. Reads and writes the same addresses in every block, and never asks the GPU for a value."""
@@ -143,6 +122,34 @@ class BlockDecoder:
         logits = logits.double()  # the largest is subtracted first: a tiny temperature must not overflow
         scaled = (logits - logits.amax(-1, keepdim=True)) / self._temperature
         return (torch.softmax(scaled, dim=-1) / self._noise[i]).argmax(-1)
+
+
+class Replay:
+    """Calls of one function that always does the same to the same addresses: on a GPU, replays of one CUDA graph."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = self._graph = None
+
+    def __call__(self, run: Callable[[], None]) -> None:
+        if self._device.type != "cuda":
+            return run()
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                # The first call runs as it is, on the stream that will record the second. That is the warm-up: it
+                # compiles kernels and makes handles and workspaces, none of which is allowed while recording.
+                self._stream = torch.cuda.Stream()
+                self._stream.wait_stream(torch.cuda.current_stream())
+                with torch.cuda.stream(self._stream):
+                    run()
+                torch.cuda.current_stream().wait_stream(self._stream)
+                return
+            if self._graph is None:
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph, stream=self._stream):  # records and does not run
+                    run()
+                self._graph = graph
+            self._graph.replay()
 
 
 class BlockLayer:

@@ -1,6 +1,6 @@
-"""Two Triton kernels for the GPU engine: a small tile, and everything of a Hyena operator between its two projections.
+"""Triton kernels for the GPU engine: a small tile, a step inside a block, and all of an operator between projections.
 
-Both are bound by memory and by latency, not by arithmetic, so both read what they need once and fuse what PyTorch would
+They are bound by memory and by latency, not by arithmetic, so they read what they need once and fuse what PyTorch would
 spread over many launches. They compile for a CUDA device; where TRITON_INTERPRET=1 is set before this file is first
 imported, Triton's interpreter runs them on CPU tensors instead. This file needs Triton: tiled_gpu.has_kernels says
 whether it is there, and without it PyTorch's own calls do the same work.
@@ -106,6 +106,47 @@ def hyena_step(
         )
 
 
+def mixer_step(
+    x: Float[Tensor, "b B D"],
+    z: Float[Tensor, "b B D"],
+    rho: Float[Tensor, "b 1 D"],
+    x_i: Float[Tensor, "B D"],
+    z_i: Float[Tensor, "B D"],
+    i: int,
+) -> None:
+    """One mixer alone at position i of a block: x_i goes into row i of x, and z_i is overwritten with the output.
+
+    x, z, rho: the block's inputs, partial sums and the filter's first b taps, as in hyena_step, of one mixer. All of
+    one dtype, float32 or float64. One launch, which reads 2*(i+1)*D numbers per sequence. Raises ValueError for what
+    does not fit.
+    """
+    b, B, D = x.shape
+    shapes = {"z": x.shape, "rho": (b, 1, D), "x_i": (B, D), "z_i": (B, D)}
+    for (name, shape), tensor in zip(shapes.items(), (z, rho, x_i, z_i), strict=True):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {tuple(shape)} to fit x {tuple(x.shape)}, got {(*tensor.shape,)}")
+    if x.stride() != z.stride() or not all(row.is_contiguous() for row in (x[0], rho[0], x_i, z_i)):
+        raise ValueError("x and z must have the same strides, and every position of a mixer be contiguous")
+    if not 0 <= i < b:
+        raise ValueError(f"i must be between 0 and b-1 = {b - 1}, got {i}")
+    lags = min(LAGS, triton.next_power_of_2(b))
+    with torch.cuda.device_of(x):
+        _mixer_step[(triton.cdiv(D, CHANNELS), B)](
+            x, z, rho, x_i, z_i, i, D, x.stride(0), rho.stride(0), LAGS=lags, CHANNELS=CHANNELS
+        )
+
+
+@triton.jit(do_not_specialize=["i"])
+def _mixer_step(
+    x, z, rho, x_t, z_t, i, D, x_i, rho_i, LAGS: tl.constexpr, CHANNELS: tl.constexpr
+):  # fmt: skip
+    d = tl.program_id(0) * CHANNELS + tl.arange(0, CHANNELS)
+    exists = d < D
+    at = tl.program_id(1).to(tl.int64) * D + d
+    v = tl.load(x_t + at, mask=exists, other=0.0)
+    tl.store(z_t + at, _in_block(v, x + at, z + at, rho + d, i.to(tl.int64), x_i, rho_i, exists, LAGS), mask=exists)
+
+
 @triton.jit(do_not_specialize=["i", "B"])
 def _hyena_step(
     p, taps, bias, x, z, rho, y, i, B, D, x_i, x_m, rho_i, rho_m,
@@ -122,17 +163,24 @@ def _hyena_step(
         v *= _stream(p, taps, bias, (MIXERS - o) * D + d, C, B * C, exists, x.dtype.element_ty)
         start = o * x_m + sequence * D + d  # position 0 of this mixer's block
         filters = rho + o * rho_m + d
-        tl.store(x + start + i * x_i, v, mask=exists)
-        # The input of this position is still in a register. What was stored before is read, many lags at once, so that
-        # the loads wait for memory together and not one after another.
-        v = tl.load(z + start + i * x_i, mask=exists, other=0.0) + v * tl.load(filters, mask=exists, other=0.0)
-        for first in range(0, i, LAGS):
-            k = first + tl.arange(0, LAGS)[:, None]
-            known = (k < i) & exists[None, :]
-            x_k = tl.load(x + start[None, :] + k * x_i, mask=known, other=0.0)
-            v += tl.sum(x_k * tl.load(filters[None, :] + (i - k) * rho_i, mask=known, other=0.0), axis=0)
+        v = _in_block(v, x + start, z + start, filters, i, x_i, rho_i, exists, LAGS)
     v *= _stream(p, taps, bias, d, C, B * C, exists, x.dtype.element_ty)
     tl.store(y + sequence * D + d, v.to(y.dtype.element_ty), mask=exists)
+
+
+@triton.jit
+def _in_block(v, x, z, rho, i, x_i, rho_i, exists, LAGS: tl.constexpr):
+    """One mixer at position i of its block: store the input v, return the output. x, z, rho: where its rows begin."""
+    tl.store(x + i * x_i, v, mask=exists)
+    # The input of this position is still in a register. What was stored before is read, many lags at once, so that the
+    # loads wait for memory together and not one after another.
+    total = tl.load(z + i * x_i, mask=exists, other=0.0) + v * tl.load(rho, mask=exists, other=0.0)
+    for first in range(0, i, LAGS):
+        k = first + tl.arange(0, LAGS)[:, None]
+        known = (k < i) & exists[None, :]
+        x_k = tl.load(x[None, :] + k * x_i, mask=known, other=0.0)
+        total += tl.sum(x_k * tl.load(rho[None, :] + (i - k) * rho_i, mask=known, other=0.0), axis=0)
+    return total
 
 
 @triton.jit

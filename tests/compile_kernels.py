@@ -20,6 +20,8 @@ if __name__ == "__main__":
     for number in ("*fp32", "*fp64"):
         tile = dict.fromkeys(("x", "rho", "z"), number)
         compile_for_gpu(kernels._tau_direct, tile, {"ROWS": 2, "OUTPUTS": 64})
+        step = dict.fromkeys(("x", "z", "rho", "x_t", "z_t"), number)
+        compile_for_gpu(kernels._mixer_step, step, {"LAGS": 64, "CHANNELS": 32})
     for block, number, mixers in (("*fp32", "*fp32", 1), ("*bf16", "*fp32", 2), ("*fp64", "*fp64", 3)):
         step = dict.fromkeys(("p", "taps", "bias", "y"), block) | dict.fromkeys(("x", "z", "rho"), number)
         compile_for_gpu(kernels._hyena_step, step, {"MIXERS": mixers, "LAGS": 64, "CHANNELS": 32})

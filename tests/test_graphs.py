@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from truth import assert_close
 
 from flashref import Hyena, HyenaConfig, make_mixer
-from flashref.graphs import BlockDecoder
+from flashref.graphs import BlockDecoder, Replay
 from flashref.tiled_gpu import TiledGPU
 
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -279,7 +279,7 @@ def test_a_replayed_graph_gives_the_tokens_of_blocks_without_one(settings, dtype
     if dtype != torch.float64:
         model = model.float()
     replayed = tokens_after(prompt, 500, model, 64, dtype=dtype, **settings)
-    monkeypatch.setattr(BlockDecoder, "_replay", BlockDecoder._run)
+    monkeypatch.setattr(Replay, "__call__", lambda self, run: run())
     eager = tokens_after(prompt, 500, model, 64, dtype=dtype, **settings)
     # In float64 no tie is near. In the others the same kernels run, but a library may pick others while recording.
     same = 600 if dtype == torch.float64 else 200  # from 165 on they are replayed
@@ -291,12 +291,12 @@ def test_a_graph_is_recorded_once_and_replayed_for_every_block_after_the_first()
     decoding = decoder(larger(), 2, 600, 64)
     decoding.prefill(torch.randint(4099, (2, 10), device="cuda"))
     decoding.block()
-    assert decoding._graph is None
+    assert decoding._replay._graph is None
     decoding.block()
-    graph = decoding._graph
+    graph = decoding._replay._graph
     assert isinstance(graph, torch.cuda.CUDAGraph)
     decoding.block()
-    assert decoding._graph is graph
+    assert decoding._replay._graph is graph
 
 
 @needs_cuda

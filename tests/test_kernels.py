@@ -144,6 +144,40 @@ def test_a_position_outside_the_block_is_refused(i):
         kernels.hyena_step(*step_inputs(2, 3, 3, 4, torch.float64, torch.float64), i)
 
 
+@settings(max_examples=30)
+@given(B=st.integers(1, 3), D=st.integers(1, 40), b=st.integers(1, 9), data=st.data(), dtype=dtypes)
+def test_a_mixers_step_is_its_row_of_the_block_written_out(B, D, b, data, dtype):
+    torch.manual_seed(b)
+    i = data.draw(st.integers(0, b - 1))
+    block, rho, x_i = normal(2, b, 3, B, D, dtype=dtype), normal(b, 3, 1, D, dtype=dtype), normal(B, D, dtype=dtype)
+    before, z_i = block.clone(), torch.full_like(x_i, torch.nan)
+    kernels.mixer_step(block[0, :, 1], block[1, :, 1], rho[:, 1], x_i, z_i, i)
+    before[0, i, 1] = x_i
+    assert torch.equal(block, before), "only x[i] and z_i change"
+    x, z, taps = (tensor.cpu().double() for tensor in (*before[:, :, 1], rho[:, 1]))
+    expected = z[i].clone()
+    for k in range(i + 1):
+        expected += x[k] * taps[i - k]
+    assert_close(z_i, expected, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    "index, change, words",
+    [
+        (1, lambda z: z[1:], "z must have shape"),
+        (2, lambda rho: rho[1:], "rho must have shape"),
+        (3, lambda x_i: x_i[:1], "x_i must have shape"),
+        (4, lambda z_i: z_i.T.contiguous().T, "every position of a mixer be contiguous"),
+        (5, lambda i: 4, "i must be between 0 and b-1 = 3, got 4"),
+    ],
+)
+def test_a_mixers_step_that_would_be_read_past_its_end_is_refused(index, change, words):
+    arguments = [normal(4, 2, 3), normal(4, 2, 3), normal(4, 1, 3), normal(2, 3), normal(2, 3), 0]
+    arguments[index] = change(arguments[index])
+    with pytest.raises(ValueError, match=words):
+        kernels.mixer_step(*arguments)
+
+
 @pytest.mark.parametrize(
     "L, prompt, base, direct_up_to", [(60, None, 4, 100), (61, 13, 5, 8), (40, 3, 1, 4), (9, 0, 4, 0)]
 )
@@ -192,7 +226,7 @@ def test_kernels_compile_for_a_gpu_where_there_is_none():
         [sys.executable, Path(__file__).parent / "compile_kernels.py"], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["tau_direct", "tau_direct", "hyena_step", "hyena_step", "hyena_step"]
+    assert done.stdout.split() == ["tau_direct", "mixer_step"] * 2 + ["hyena_step", "hyena_step", "hyena_step"]
 
 
 @needs_cuda
