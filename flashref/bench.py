@@ -35,13 +35,14 @@ from flashref.bench_runs import (
 from flashref.config import HyenaConfig
 from flashref.convolution import causal_conv
 from flashref.engines import make_mixer
+from flashref.graphs import BLOCK_ENGINES
 from flashref.hyena import Hyena
 from flashref.tiled_cpu import TiledCPU
 
 # Positions that one engine runs before it is the next one's turn: short against a slow minute of the machine, and long
 # against the time in which an engine finds its data in the cache again.
 TURN = 1024
-WINDOWS, WINDOW = 8, 24  # sampled runs: this many windows, spread evenly, of this many positions
+WINDOWS = 8  # of a sampled run, spread evenly
 BINS = 64  # of the curve that a record keeps
 TOLERANCE = 1e-3  # float32, relative to the largest output
 NAIVE, BOUND = ("lazy", "eager"), "none"
@@ -157,8 +158,10 @@ def _measure_mixers(setting: Setting, engines: Sequence[str], device: str, bar: 
     M, D, B, L = setting.mixers, setting.D, setting.B, setting.L
     filters = torch.randn(M, D, L, device=device) * torch.linspace(0, -6, L, device=device).exp() / L**0.5
     rows = torch.randn(64, M, B, D, device=device)
-    kinds = {"tiled_gpu": MixerBlockRun}
-    runs = {engine: kinds.get(engine, MixerRun)(make_mixer(engine, filters, B), rows) for engine in engines}
+    runs: dict[str, Run] = {}
+    for engine in engines:
+        mixer = make_mixer(engine, filters, B)
+        runs[engine] = (MixerBlockRun if mixer.filters.is_cuda else MixerRun)(mixer, rows)
     tiles = []
     for engine, run in runs.items():
         if isinstance(run.mixer, TiledCPU):
@@ -175,16 +178,16 @@ def _measure_models(setting: Setting, engines: Sequence[str], device: str, bar: 
     tokens = torch.randint(256, (B, L), device=device)
     with torch.no_grad():
         filters = model.filters(L)
-    in_blocks = "tiled_gpu" in engines
+    mixers = {engine: make_mixer(engine, filters, B) for engine in engines}
+    in_blocks = any(isinstance(mixer, BLOCK_ENGINES) for mixer in mixers.values())
     runs: dict[str, Run] = {}
-    if in_blocks:  # it writes its own tokens; the others read them and must choose the same
-        runs["tiled_gpu"] = BlockRun(model, make_mixer("tiled_gpu", filters, B), tokens)
-        tokens = runs["tiled_gpu"].write()
-    for engine in engines:
-        if engine != "tiled_gpu":
-            runs[engine] = ModelRun(model, make_mixer(engine, filters, B), tokens, choose=in_blocks)
-            if isinstance(runs[engine].mixer, TiledCPU):
-                time_tiles(runs[engine].mixer)
+    for engine, mixer in mixers.items():
+        if isinstance(mixer, BLOCK_ENGINES):
+            runs[engine] = BlockRun(model, mixer, tokens)
+        else:
+            runs[engine] = ModelRun(model, mixer, tokens, choose=in_blocks)
+            if isinstance(mixer, TiledCPU):
+                time_tiles(mixer)
     if in_blocks:
         runs[BOUND] = BlockRun(model, make_mixer("tiled_gpu", filters, B), tokens, mixers=False)
     else:
@@ -284,15 +287,17 @@ def _sample(run: Run, L: int, ends: list[int]) -> tuple[float, dict[int, Tensor]
     """Seconds for L positions from windows before each of the ends, each behind a prompt made by FFT."""
     per_position, outputs = [], {}
     for end in ends:
-        first = max(0, end - WINDOW)
-        run.start(first)
-        run.step(first)  # the first step behind a prompt finds nothing in the cache
+        start = max(0, end - run.window - run.warm_up)
+        first = min(start + run.warm_up, end - 1)
+        run.start(start)
+        for t in range(start, first):
+            run.step(t)
         synchronise()
         begin = time.perf_counter()
-        for t in range(first + 1, end):
+        for t in range(first, end):
             z_t = run.step(t)
         synchronise()
-        per_position.append((time.perf_counter() - begin) / (end - first - 1))
+        per_position.append((time.perf_counter() - begin) / (end - first))
         outputs[end - 1] = z_t.clone()
     return statistics.mean(per_position) * L, outputs
 

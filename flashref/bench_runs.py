@@ -14,13 +14,20 @@ from flashref.generation import Decoder
 from flashref.graphs import BlockDecoder, Replay
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
+from flashref.naive_gpu import NaiveGPU
 from flashref.tiled_cpu import TiledCPU
-from flashref.tiled_gpu import TiledGPU, has_kernels
+from flashref.tiled_gpu import TiledGPU
 from flashref.tiling import cost, schedule
 
 
 class Run(Protocol):
-    """Something that goes through L positions, from any of them on."""
+    """Something that goes through L positions, from any of them on.
+
+    warm_up: how many positions after a start are not typical; window: of how many the time is sampled.
+    """
+
+    warm_up: int
+    window: int
 
     def start(self, P: int) -> None:
         """Begin anew, with the first P positions given at once."""
@@ -52,6 +59,8 @@ class NoMixer(Mixer):
 class MixerRun:
     """M mixers alone, fed from a ring of random rows."""
 
+    warm_up, window = 1, 24  # the first step behind a prompt finds nothing in the cache
+
     def __init__(self, mixer: Mixer, rows: Float[Tensor, "R M B D"]) -> None:
         self.mixer, self.rows = mixer, [list(row) for row in rows]
         self.prompt = rows.permute(1, 2, 3, 0)
@@ -69,28 +78,23 @@ class MixerRun:
 
 
 class MixerBlockRun:
-    """M mixers of "tiled_gpu" alone, a block of positions at a time: on a GPU one CUDA graph, and the tiles after it.
+    """M mixers alone, a block of positions at a time: on a GPU one CUDA graph, and the tiles after it.
 
-    Every mixer has a launch of its own at every position, as in a model, where one waits for the other.
+    Every mixer has launches of its own at every position, as in a model, where one waits for the other.
     """
 
-    def __init__(self, mixer: TiledGPU, rows: Float[Tensor, "R M B D"]) -> None:
+    def __init__(self, mixer: TiledGPU | NaiveGPU, rows: Float[Tensor, "R M B D"]) -> None:
         self.mixer, self.rows = mixer, rows
-        self.mixer_step = mixer_step
-        if has_kernels(rows.device):
-            from flashref import kernels
-
-            self.mixer_step = kernels.mixer_step
+        self.warm_up, self.window = 2 * mixer.base, 4 * mixer.base
 
     def start(self, P: int) -> None:
-        b, M = self.mixer.base, len(self.mixer.filters)
         MixerRun(self.mixer, self.rows).start(P)
         self.first = P
-        x, z, rho = self.mixer.block(0, M)
-        self.blocks = [(x[:, m], z[:, m], rho[:, m]) for m in range(M)]
-        self.given = torch.zeros_like(x)  # what stands in a fixed place for the graph to read
-        self.outputs = x.new_zeros(b, *x.shape[2:])
-        self.replay = Replay(x.device)
+        self.given = self.rows.new_zeros(
+            self.mixer.base, *self.rows.shape[1:]
+        )  # in a fixed place for the graph to read
+        self.outputs = torch.zeros_like(self.given[:, 0])
+        self.replay = Replay(self.rows.device)
 
     def step(self, t: int) -> Tensor:
         i = (t - self.first) % self.mixer.base
@@ -103,21 +107,8 @@ class MixerBlockRun:
 
     def _run(self) -> None:
         for i in range(self.mixer.base):
-            for m, block in enumerate(self.blocks):
-                self.mixer_step(*block, self.given[i, m], self.outputs[i], i)
-
-
-def mixer_step(
-    x: Float[Tensor, "b B D"],
-    z: Float[Tensor, "b B D"],
-    rho: Float[Tensor, "b 1 D"],
-    x_i: Float[Tensor, "B D"],
-    z_i: Float[Tensor, "B D"],
-    i: int,
-) -> None:
-    """kernels.mixer_step in PyTorch's own calls, where there is no Triton."""
-    x[i] = x_i
-    torch.add(z[i], (x[: i + 1] * rho[: i + 1].flip(0)).sum(0), out=z_i)
+            for m in range(len(self.mixer.filters)):
+                self.mixer.in_block(m, self.given[i, m], self.outputs[i], i)
 
 
 class ModelRun:
@@ -125,6 +116,8 @@ class ModelRun:
 
     What comes out are the logits; with choose, the token.
     """
+
+    warm_up, window = 1, 24
 
     def __init__(self, model: Hyena, mixer: Mixer, tokens: Int[Tensor, "B L"], choose: bool = False) -> None:
         self.model, self.mixer, self.tokens, self.choose = model, mixer, tokens, choose
@@ -142,15 +135,30 @@ class ModelRun:
         return chosen if self.choose else logits
 
 
-class BlockRun:
-    """A whole model that writes its own tokens, a block at a time, as "tiled_gpu" does on a GPU with a CUDA graph.
+class ReadingDecoder(BlockDecoder):
+    """A block decoder that reads given tokens, and still chooses its own."""
 
-    mixers: False leaves them out, but for the red cell of a block's first position: that is the bound of this engine.
+    def __init__(self, model: Hyena, mixer: TiledGPU | NaiveGPU) -> None:
+        super().__init__(model, mixer)
+        self.given = torch.zeros_like(self._tokens[1:])
+
+    def _token(self, i: int) -> Int[Tensor, " B"]:
+        return self.given[i]
+
+
+class BlockRun:
+    """A whole model that reads given tokens a block at a time, as generate does on a GPU, with a CUDA graph.
+
+    What comes out are the tokens that it would have written. mixers: False leaves tiled_gpu's mixers out, but for the
+    red cell of a block's first position: that is the bound.
     """
 
-    def __init__(self, model: Hyena, mixer: TiledGPU, tokens: Int[Tensor, "B L"], mixers: bool = True) -> None:
+    def __init__(
+        self, model: Hyena, mixer: TiledGPU | NaiveGPU, tokens: Int[Tensor, "B L"], mixers: bool = True
+    ) -> None:
         self.mixer, self.tokens, self.mixers = mixer, tokens, mixers
-        self.decoder = BlockDecoder(model, mixer)
+        self.warm_up, self.window = 2 * mixer.base, 4 * mixer.base
+        self.decoder = ReadingDecoder(model, mixer)
         if not mixers:
             for layer in self.decoder._layers:
                 layer._hyena_step = lambda *args, real=layer._hyena_step: real(*args[:-1], 0)
@@ -159,18 +167,18 @@ class BlockRun:
     def start(self, P: int) -> None:
         """P = 0 takes the first token as a prompt: position 0 is then already done, and its step takes no time."""
         self.mixer.reset()
-        self.decoder.prefill(self.tokens[:, : max(1, P)])
-        self.chosen = self.decoder.tokens()
+        self.first = max(1, P)
+        self.decoder.prefill(self.tokens[:, : self.first])
 
     def step(self, t: int) -> Tensor:
-        return next(self.chosen)
-
-    def write(self) -> Int[Tensor, "B L"]:
-        """The tokens that it reads when it goes on from its first token by itself."""
-        with torch.inference_mode():
-            self.start(0)
-            written = [self.tokens[:, 0], *(self.step(t) for t in range(self.tokens.shape[1] - 1))]
-        return torch.stack(written, dim=1)
+        if t < self.first:
+            return self.decoder._tokens[-1].clone()
+        i = (t - self.first) % self.mixer.base
+        if i == 0:
+            given = self.tokens[:, t : t + self.mixer.base].T
+            self.decoder.given[: len(given)] = given
+            self.chosen = self.decoder.block()
+        return self.chosen[i]
 
 
 def time_call(call: Callable[[], object]) -> float:

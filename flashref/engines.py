@@ -11,9 +11,11 @@ from flashref.calibration import choices
 from flashref.epoched import Epoched
 from flashref.mixer import Mixer, check_filters
 from flashref.naive import Eager, Lazy
+from flashref.naive_gpu import EagerGPU, LazyGPU
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
 
+ON_CUDA = {"lazy": LazyGPU, "eager": EagerGPU}  # the same, in a form that a CUDA graph can record
 ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU, Bounded, Epoched)}
 
 Engine = str | Callable[[Tensor, int], Mixer]  # a name, or what makes a mixer of filters (M, D, L) and a batch size
@@ -36,15 +38,18 @@ def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int 
     Raises ValueError or TypeError for what does not fit.
     """
     check_engine(engine)
+    on_cuda = isinstance(filters, Tensor) and filters.is_cuda
     if engine == "auto":
-        on_gpu = isinstance(filters, Tensor) and filters.is_cuda
-        engine = "tiled_gpu" if on_gpu else "tiled_cpu"
-    made = engine if callable(engine) else ENGINES[engine]
+        engine = "tiled_gpu" if on_cuda else "tiled_cpu"
+    if callable(engine):
+        made = engine
+    else:
+        made = ON_CUDA.get(engine, ENGINES[engine]) if on_cuda else ENGINES[engine]
     if callable(engine) or not issubclass(made, TiledCPU):
         if base is not None:
             raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
         return _checked(made(filters, batch_size), filters, batch_size)
-    on_cpu = engine != "tiled_gpu" and isinstance(filters, Tensor) and not filters.is_cuda
+    on_cpu = engine != "tiled_gpu" and isinstance(filters, Tensor) and not on_cuda
     chosen = asdict(choices()) if on_cpu else {}
     if engine == "epoched":
         chosen.pop("base", None)  # measured for blocks, not for epochs

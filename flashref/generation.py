@@ -13,11 +13,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flashref.engines import Engine, check_engine, make_mixer
-from flashref.graphs import BlockDecoder
+from flashref.graphs import BLOCK_ENGINES, BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
 from flashref.snapshots import fill_buffers
-from flashref.tiled_gpu import TiledGPU
 from flashref.tiling import check_count, check_integers
 
 BLOCK = 64  # positions for which a step's views are made once
@@ -199,7 +198,7 @@ def stream(
 ) -> Iterator[Int[Tensor, " B"]]:
     """generate, one step at a time: yields the n new tokens, (B,) each, as soon as they exist.
 
-    On a CUDA device "tiled_gpu" makes them a block at a time, 64 at once.
+    On a CUDA device "tiled_gpu", "lazy" and "eager" make them a block at a time, 64 at once.
 
     Arguments are checked here, when it is called, not at the first token.
     """
@@ -259,7 +258,7 @@ def decode(
     """What stream does once its arguments are checked, through an engine that is already made (and not yet used)."""
     generator = torch.Generator(prompt.device)
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    if isinstance(mixer, TiledGPU) and mixer.filters.is_cuda:
+    if isinstance(mixer, BLOCK_ENGINES) and mixer.filters.is_cuda:
         blocks = BlockDecoder(model, mixer, temperature, top_k, generator)
         blocks.prefill(prompt)
         yield from islice(blocks.tokens(), n)

@@ -12,14 +12,18 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flashref import naive_gpu
 from flashref.hyena import SHORT_TAPS, Hyena, Layer
 from flashref.tiled_gpu import TiledGPU, has_kernels
+
+BLOCK_ENGINES = (TiledGPU, naive_gpu.LazyGPU, naive_gpu.EagerGPU)  # what can compute a block in a graph
 
 
 class BlockDecoder:
     """A model on its way through a sequence, b tokens at a time: ``prefill(prompt)`` once, then ``tokens()``.
 
-    mixer: made from ``model.filters(length)`` and not yet used; it sets b, the batch size, and how far one can go.
+    mixer: one of BLOCK_ENGINES, made from ``model.filters(length)`` and not yet used; it sets b, the batch size, and
+    how far one can go.
     temperature, top_k: as in generate. generator: of the model's device; None for PyTorch's own.
 
     dtype: of the blocks' weights and activations, the model's unless told. The weights, read once per token, bound the
@@ -33,7 +37,7 @@ class BlockDecoder:
     def __init__(
         self,
         model: Hyena,
-        mixer: TiledGPU,
+        mixer: TiledGPU | naive_gpu.NaiveGPU,
         temperature: float = 0.0,
         top_k: int | None = None,
         generator: torch.Generator | None = None,
@@ -101,11 +105,15 @@ class BlockDecoder:
         for layer in self._layers:
             layer.begin()
         for i in range(self._mixer.base):
-            h = F.embedding(self._tokens[i], self._embedding)
+            h = F.embedding(self._token(i), self._embedding)
             for layer in self._layers:
                 h = layer.step(h, i)
             logits = F.linear(F.layer_norm(h, *self._norm), self._embedding)
             self._tokens[i + 1] = self._choose(logits, i)
+
+    def _token(self, i: int) -> Int[Tensor, " B"]:
+        """What position i of the block reads: the token chosen before it."""
+        return self._tokens[i]
 
     def _choose(self, logits: Float[Tensor, "B V"], i: int) -> Int[Tensor, " B"]:
         """One token per sequence, as generation.sample, with the i-th row of noise.
@@ -155,7 +163,7 @@ class Replay:
 class BlockLayer:
     """One layer's weights in the blocks' dtype, and its projections in the block: row i+2 is position i's."""
 
-    def __init__(self, layer: Layer, mixer: TiledGPU, index: int, dtype: torch.dtype) -> None:
+    def __init__(self, layer: Layer, mixer: TiledGPU | naive_gpu.NaiveGPU, index: int, dtype: torch.dtype) -> None:
         operator = layer.mixer
         self._layer, self._mixer, self._mixers = layer, mixer, operator.order - 1
         self._first = index * self._mixers
@@ -168,7 +176,9 @@ class BlockLayer:
         self._p = self._bias.new_zeros(b + SHORT_TAPS - 1, B, len(self._bias))
         self._y = self._bias.new_zeros(B, operator.d_model)
         self._hyena_step = hyena_step
-        if has_kernels(self._p.device):
+        if isinstance(mixer, naive_gpu.NaiveGPU):
+            self._hyena_step = naive_gpu.hyena_step
+        elif has_kernels(self._p.device):
             from flashref import kernels
 
             self._hyena_step = kernels.hyena_step
@@ -219,11 +229,12 @@ def hyena_step(
     y.copy_(v * gates[0])
 
 
-def _check(model: Hyena, mixer: TiledGPU, dtype: torch.dtype | None) -> None:
+def _check(model: Hyena, mixer: TiledGPU | naive_gpu.NaiveGPU, dtype: torch.dtype | None) -> None:
     if not isinstance(model, Hyena):
         raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
-    if not isinstance(mixer, TiledGPU):
-        raise TypeError(f'mixer must be an engine "tiled_gpu", got {type(mixer).__name__}')
+    if not isinstance(mixer, BLOCK_ENGINES):
+        names = ", ".join(engine.__name__ for engine in BLOCK_ENGINES)
+        raise TypeError(f"mixer must be one of {names}, got {type(mixer).__name__}")
     config, shape = model.config, mixer.filters.shape
     if shape[:2] != (config.n_layer * (config.order - 1), config.d_model):
         raise ValueError(f"mixer must be made from model.filters(), got filters of shape {tuple(shape)}")

@@ -9,11 +9,12 @@ whether it is there, and without it PyTorch's own calls do the same work.
 import torch
 import triton
 import triton.language as tl
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 TILE_SUMS = 128  # sums that a program of tau_direct keeps in registers: 4 for each thread of its one warp
 LAGS, CHANNELS = 64, 32  # what a program of hyena_step loads at once; 32 floats are one memory transaction
+ROWS = 64  # of eager's column and lazy's row in one program
 
 
 def tau_direct(x: Float[Tensor, "B C U"], rho: Float[Tensor, "C L"], z: Float[Tensor, "B C q"]) -> None:
@@ -191,3 +192,75 @@ def _stream(p, taps, bias, c, C, row, exists, dtype: tl.constexpr):
         tap = tl.load(taps + k * C + c, mask=exists, other=0.0).to(dtype)
         total += tap * tl.load(p + k * row + c, mask=exists, other=0.0).to(dtype)
     return total
+
+
+def eager_step(
+    z: Float[Tensor, "L B D"],
+    taps: Float[Tensor, "L 1 D"],
+    x_i: Float[Tensor, "B D"],
+    z_i: Float[Tensor, "B D"],
+    first: Int[Tensor, ""],
+    i: int,
+) -> None:
+    """Eager at position t = first + i: ``z[t+k] += taps[k] * x_i`` for all k < L-t, and z_i is z[t]. All contiguous.
+
+    first is read on the device, so that a CUDA graph may replay this at another place; for t >= L nothing is done.
+    """
+    L, B, D = z.shape
+    rows = min(ROWS, triton.next_power_of_2(L))
+    with torch.cuda.device_of(z):
+        _eager_step[(triton.cdiv(L, rows), triton.cdiv(D, CHANNELS), B)](
+            z, taps, x_i, z_i, first, i, L, B, D, ROWS=rows, CHANNELS=CHANNELS
+        )
+
+
+@triton.jit(do_not_specialize=["i", "B"])
+def _eager_step(z, taps, x_i, z_i, first, i, L, B, D, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    t = tl.load(first) + i
+    k = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)[:, None]
+    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    sequence = tl.program_id(2).to(tl.int64)
+    pushed = (k < L - t) & (d < D)
+    x = tl.load(x_i + sequence * D + d, mask=d < D, other=0.0)
+    at = z + ((t + k) * B + sequence) * D + d
+    sums = tl.load(at, mask=pushed, other=0.0) + tl.load(taps + k * D + d, mask=pushed, other=0.0) * x
+    tl.store(at, sums, mask=pushed)
+    tl.store(z_i + sequence * D + d + k * 0, sums, mask=pushed & (k == 0))
+
+
+def lazy_step(
+    x: Float[Tensor, "L B D"],
+    reversed_taps: Float[Tensor, "L 1 D"],
+    x_i: Float[Tensor, "B D"],
+    z_i: Float[Tensor, "B D"],
+    first: Int[Tensor, ""],
+    i: int,
+) -> None:
+    """Lazy at position t = first + i: x_i goes into row t of x, z_i is the sum of ``x[j] * taps[t-j]`` over j <= t.
+
+    reversed_taps: taps[k] stands in row L-1-k. All contiguous. first as in eager_step; for t >= L nothing is done.
+    """
+    L, B, D = x.shape
+    rows = min(ROWS, triton.next_power_of_2(L))
+    sums = x.new_zeros(triton.cdiv(L, rows), B, D)
+    with torch.cuda.device_of(x):
+        _lazy_step[(len(sums), triton.cdiv(D, CHANNELS), B)](
+            x, reversed_taps, x_i, sums, first, i, L, B, D, ROWS=rows, CHANNELS=CHANNELS
+        )
+    torch.sum(sums, 0, out=z_i)
+
+
+@triton.jit(do_not_specialize=["i", "B"])
+def _lazy_step(x, reversed_taps, x_i, sums, first, i, L, B, D, ROWS: tl.constexpr, CHANNELS: tl.constexpr):
+    t = tl.load(first) + i
+    piece, sequence = tl.program_id(0).to(tl.int64), tl.program_id(2).to(tl.int64)
+    j = piece * ROWS + tl.arange(0, ROWS)[:, None]
+    d = tl.program_id(1) * CHANNELS + tl.arange(0, CHANNELS)[None, :]
+    given = tl.load(x_i + sequence * D + d, mask=d < D, other=0.0)
+    known = (j < t) & (t < L) & (d < D)
+    x_j = tl.load(x + (j * B + sequence) * D + d, mask=known, other=0.0)
+    x_j = tl.where(j == t, given, x_j)  # the program that owns row t keeps the input, and no other reads it
+    tl.store(x + (j * B + sequence) * D + d, x_j, mask=(j == t) & (t < L) & (d < D))
+    taps = tl.load(reversed_taps + (L - 1 - t + j) * D + d, mask=(j <= t) & (t < L) & (d < D), other=0.0)
+    total = tl.sum(x_j * taps, axis=0)[None, :]
+    tl.store(sums + (piece * B + sequence) * D + d, total, mask=d < D)

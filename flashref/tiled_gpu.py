@@ -54,6 +54,16 @@ class TiledGPU(TiledCPU):
         mixers = slice(first, first + count)
         return self._x_block[:, mixers], self._z_block[:, mixers], self._head[:, mixers]
 
+    def in_block(self, m: int, x_i: Float[Tensor, "B D"], z_i: Float[Tensor, "B D"], i: int) -> None:
+        """Mixer m at position i of the block: x_i is kept, z_i is overwritten with the output. No check of order."""
+        x, z, rho = self._x_block[:, m], self._z_block[:, m], self._head[:, m]
+        if has_kernels(x.device):
+            from flashref import kernels
+
+            return kernels.mixer_step(x, z, rho, x_i, z_i, i)
+        x[i] = x_i
+        torch.add(z[i], (x[: i + 1] * rho[: i + 1].flip(0)).sum(0), out=z_i)
+
     def advance_block(self) -> None:
         """The inputs of a whole block stand in its static block: as b times step for every mixer, and advance.
 

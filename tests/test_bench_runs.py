@@ -6,25 +6,49 @@ import pytest
 import torch
 from truth import assert_close, causal_sum
 
-from flashref.bench_runs import MixerBlockRun, mixer_step
-from flashref.tiled_gpu import TiledGPU
+from flashref import Hyena, HyenaConfig
+from flashref.bench_runs import BlockRun, MixerBlockRun
+from flashref.graphs import BLOCK_ENGINES
 
 
-@pytest.mark.parametrize("kernels", [False, True])
-@pytest.mark.parametrize("L, P, base", [(40, 0, 8), (45, 5, 8), (17, 16, 4), (9, 3, 1)])
-def test_mixers_alone_in_blocks_give_the_sum(L, P, base, kernels, monkeypatch):
-    if kernels:
+@pytest.fixture(params=["with kernels", "without"])
+def kernels(request, monkeypatch):
+    if request.param == "with kernels":
         if find_spec("triton") is None or torch.cuda.is_available():
             pytest.skip("Triton's interpreter runs where there is Triton and no CUDA device")
         monkeypatch.setenv("TRITON_INTERPRET", "1")
+
+
+def made(engine, filters, B, base):
+    mixer = engine(filters, B)
+    mixer.base = base  # the naive engines have no argument for it
+    return engine(filters, B, base) if engine.name == "tiled_gpu" else mixer
+
+
+@pytest.mark.parametrize("engine", BLOCK_ENGINES)
+@pytest.mark.parametrize("L, P, base", [(70, 0, 8), (45, 5, 8), (17, 16, 4), (9, 3, 1)])
+def test_mixers_alone_in_blocks_give_the_sum(engine, L, P, base, kernels):
     torch.manual_seed(0)
     M, B, D, R = 2, 2, 3, 16
     filters, rows = torch.randn(M, D, L, dtype=torch.float64), torch.randn(R, M, B, D, dtype=torch.float64)
-    run = MixerBlockRun(TiledGPU(filters, B, base, direct_up_to=4), rows)
-    assert (run.mixer_step is not mixer_step) == kernels
-    x = rows[torch.arange(L) % R, -1].permute(1, 2, 0)
-    truth = causal_sum(x, filters[-1])
+    run = MixerBlockRun(made(engine, filters, B, base), rows)
+    truth = causal_sum(rows[torch.arange(L) % R, -1].permute(1, 2, 0), filters[-1])
     for _ in range(2):  # a second run begins anew
         run.start(P)
         z = torch.stack([run.step(t).clone() for t in range(P, L)], dim=-1)
         assert_close(z, truth[..., P:], 1e-10)
+
+
+@pytest.mark.parametrize("engine", BLOCK_ENGINES)
+@pytest.mark.parametrize("order, L, P, base", [(2, 40, 0, 8), (3, 45, 5, 8), (2, 20, 19, 4)])
+def test_a_model_in_blocks_chooses_what_its_forward_does_of_given_tokens(engine, order, L, P, base, kernels):
+    torch.manual_seed(0)
+    config = HyenaConfig(d_model=6, n_layer=2, d_inner=8, vocab_size=11, l_max=L, order=order, emb_dim=3)
+    model, tokens = Hyena(config).double().eval(), torch.randint(11, (2, L))
+    with torch.no_grad():
+        filters, expected = model.filters(), model(tokens).argmax(-1)
+        run = BlockRun(model, made(engine, filters, 2, base), tokens)
+        for _ in range(2):
+            run.start(P)
+            chosen = torch.stack([run.step(t) for t in range(P, L)], dim=1)
+            assert torch.equal(chosen, expected[:, P:])

@@ -240,7 +240,7 @@ def test_a_block_of_an_engine_that_stands_inside_one_is_refused():
     "change, error, words",
     [
         ({"model": "hyena"}, TypeError, "model must be a flashref.Hyena, got str"),
-        ({"mixer": "auto"}, TypeError, 'mixer must be an engine "tiled_gpu", got str'),
+        ({"mixer": "auto"}, TypeError, "mixer must be one of TiledGPU, LazyGPU, EagerGPU, got str"),
         ({"mixer": make_mixer("tiled_cpu", torch.ones(2, 6, 9))}, TypeError, "got TiledCPU"),
         ({"mixer": TiledGPU(torch.ones(3, 6, 9))}, ValueError, r"made from model.filters\(\), got .* \(3, 6, 9\)"),
         ({"dtype": torch.int64}, TypeError, "dtype must be torch.float32, .* got torch.int64"),
