@@ -251,7 +251,7 @@ class GenerationCalls(RuleBasedStateMachine):
 def test_a_decoder_gives_the_logits_of_the_model_in_any_order_of_calls(engine, tried):
     count = Counter()
     machine = type("DecoderOf" + engine, (DecoderCalls,), {"engine": engine, "count": count})
-    machine.TestCase.settings = settings(max_examples=examples(12), stateful_step_count=15)
+    machine.TestCase.settings = settings(max_examples=examples(8), stateful_step_count=15)
     machine.TestCase("runTest").runTest()
     tried("cases", "a decoder's calls in any order, orders 2 to 4", count["lives"])
     tried("cases", "logits of a position, against the model written out in float64", count["logits"])
@@ -262,7 +262,7 @@ def test_a_decoder_gives_the_logits_of_the_model_in_any_order_of_calls(engine, t
 def test_a_generation_gives_the_tokens_of_the_model_in_any_order_of_calls(engine, tried):
     count = Counter()
     machine = type("GenerationOf" + engine, (GenerationCalls,), {"engine": engine, "count": count})
-    machine.TestCase.settings = settings(max_examples=examples(12), stateful_step_count=15)
+    machine.TestCase.settings = settings(max_examples=examples(8), stateful_step_count=15)
     machine.TestCase("runTest").runTest()
     tried("cases", "a generation's calls in any order, orders 2 to 4", count["lives"])
     tried("cases", "tokens drawn again from the model written out in float64", count["tokens"])
