@@ -26,6 +26,9 @@ class Mixer(ABC):
     filters: (M, D, L), float32, float64 or bfloat16 (kept and computed in float32). They are copied. Steps take the
     filters' dtype; where the arithmetic is float32 they also take bfloat16, and answer in it. Buffers are allocated at
     the first prefill or step, since their size depends on the prompt.
+
+    No number of one channel, sequence or mixer enters the sums of another: what changes in one, were it to NaN, changes
+    no bit of the others. In another order, or alone, they agree up to rounding.
     """
 
     name: str

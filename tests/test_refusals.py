@@ -87,6 +87,24 @@ def test_after_every_refused_call_the_engine_is_as_it_was(engine, device, prompt
     assert_close(z, truth(x, filters), 1e-10)
 
 
+def test_what_is_due_is_said_at_every_stage():
+    mixer = make_mixer("lazy", torch.ones(2, 1, 4))
+    row, fresh = torch.ones(1, 1), r"next is prefill\(0\) or step\(0\)$"
+    refused(ValueError, f"^advance is out of order: {fresh}", mixer.advance)
+    refused(ValueError, rf"^prefill\(1\) is out of order: {fresh}", mixer.prefill, 1, row[..., None])
+    mixer.prefill(0, torch.ones(1, 1, 0))
+    refused(ValueError, r"next is prefill\(1\): the prompt goes through every mixer before the first step$", mixer.fork)
+    mixer.prefill(1, torch.ones(1, 1, 0))
+    words = r"^prefill\(0\) is out of order: next is step\(0\): a prompt comes before any step; reset\(\) starts again$"
+    refused(ValueError, words, mixer.prefill, 0, row[..., None])
+    mixer.step(0, row)
+    refused(ValueError, r"^advance is out of order: next is step\(1\)$", mixer.advance)
+    mixer.step(1, row)
+    refused(
+        ValueError, r"^step\(0\) is out of order: next is advance\(\): every mixer has stepped$", mixer.step, 0, row
+    )
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_float32_engines_take_float32_and_bfloat16_only(engine):
     mixer = make_mixer(engine, torch.ones(1, 2, 4))
