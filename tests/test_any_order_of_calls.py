@@ -8,8 +8,8 @@ from depth import examples
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, precondition, rule
-from test_engines import ENGINES, TILED, TOLERANCE
-from truth import assert_close, causal_sum
+from test_engines import ENGINES, TILED
+from truth import causal_sum
 
 from flashref import make_mixer
 
@@ -30,14 +30,14 @@ class Calls(RuleBasedStateMachine):
         sizes=st.tuples(st.integers(1, 3), st.integers(1, 2), st.integers(1, 3), st.integers(1, 70)),
         base=st.integers(1, 9),
         direct_up_to=st.sampled_from([0, 4, 16]),
-        dtype=st.sampled_from(list(TOLERANCE)),
+        dtype=st.sampled_from([torch.float64, torch.float32]),
         seed=st.integers(0, 2**31),
     )
     def begin(self, sizes, base, direct_up_to, dtype, seed):
         self.count["lives"] += 1
         self.M, self.B, self.D, self.L = sizes
         self.random = torch.Generator().manual_seed(seed)
-        self.dtype, self.tolerance = dtype, TOLERANCE[dtype]
+        self.dtype, self.tolerance = dtype, {torch.float64: 1e-13, torch.float32: 1e-5}[dtype]
         self.filters = torch.randn(self.M, self.D, self.L, generator=self.random, dtype=torch.float64).to(dtype)
         mixer = make_mixer(self.engine, self.filters, self.B, **({"base": base} if self.engine in TILED else {}))
         if self.engine in TILED:
@@ -54,15 +54,17 @@ class Calls(RuleBasedStateMachine):
         return x.to(torch.bfloat16 if narrow and self.dtype == torch.float32 else self.dtype)
 
     def check(self, z, x):
-        """z: the outputs at the last positions of the inputs x; in bfloat16 they were rounded to 8 bits, once."""
+        """z: the outputs at the last positions of the inputs x; in bfloat16 they were rounded to 8 bits, once.
+
+        A single output may nearly cancel, so the tolerance is relative to what the sums add up.
+        """
         self.count["outputs"] += z.numel()
+        assert torch.isfinite(z).all()
         for m in range(self.M):
             truth = causal_sum(x[m], self.filters[m])[..., x.shape[-1] - z.shape[-1] :]
-            if z.dtype == torch.bfloat16:
-                bound = 2.0**-8 * truth.abs() + self.tolerance * max(truth.abs().max().item(), 1e-30)
-                assert ((z[m].double() - truth).abs() <= bound).all()
-            else:
-                assert_close(z[m], truth, self.tolerance)
+            added = causal_sum(x[m].abs(), self.filters[m].abs()).max()
+            rounded = 2.0**-8 * truth.abs() if z.dtype == torch.bfloat16 else 0.0
+            assert ((z[m].double() - truth).abs() <= self.tolerance * added + rounded).all()
 
     @rule(life=lives, n=st.integers(0, 70), narrow=st.booleans())
     def prefill(self, life, n, narrow):
