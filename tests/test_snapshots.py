@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused_and_leaves_the_generation_as_it_was(engine
         ({**kept, name: kept[name][..., :-1]}, ValueError, "must have shape"),
         ({**kept, name: kept[name].to(torch.complex128)}, TypeError, "must be torch"),
         ({k: v for k, v in kept.items() if k != name}, ValueError, "another engine or other settings"),
-        ({**kept, "more": kept[name]}, ValueError, "another engine or other settings: more"),
+        ({**kept, "a": kept[name], "b": kept[name]}, ValueError, "other settings: a, b on one side only$"),
         ({**kept, "position": torch.tensor([41, 0, 1])}, ValueError, "the filters hold 40"),
         ({**kept, "position": torch.tensor([3, 4, 1])}, ValueError, "prompt of 4"),
         ({**kept, "position": torch.tensor([3, 0, 0])}, ValueError, "position 3"),
