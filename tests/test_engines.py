@@ -260,6 +260,11 @@ def test_auto_takes_the_engine_for_the_device():
         assert make_mixer("auto", torch.ones(1, 1, 4, device="cuda")).name == "tiled_gpu"
 
 
+def test_a_block_has_64_positions_unless_told():
+    for engine in (flashref.TiledCPU, flashref.TiledGPU, flashref.ENGINES["bounded"]):
+        assert engine(torch.ones(1, 1, 4)).base == 64
+
+
 def test_engines_are_listed_in_their_order():
     assert list(flashref.ENGINES) == ENGINES
     assert [cls.name for cls in flashref.ENGINES.values()] == ENGINES

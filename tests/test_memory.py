@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from flashref import TiledCPU, make_mixer
+from flashref.tiled_cpu import _padded
 
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -82,6 +83,12 @@ def test_an_empty_prompt_holds_no_more_than_none(L):
 def test_the_count_sees_the_buffers():
     """Half of 128 positions and two blocks of 4 for 3 * 2 * 5 channels, counted by hand."""
     assert check_run(3, 2, 5, 128, 4, None, 128 / 2 + 12) == 3 * 2 * 5 * (64 + 2 * 4)
+
+
+def test_rows_of_a_round_length_lie_16_numbers_further_apart():
+    for length, apart in ((0, 0), (1, 1), (255, 255), (256, 272), (257, 257), (512, 528)):
+        rows = _padded(torch.zeros(()), (3, 2), length)
+        assert rows.shape == (3, 2, length) and (not length or rows.stride() == (2 * apart, apart, 1))
 
 
 def test_a_second_generation_holds_no_more_than_the_first():

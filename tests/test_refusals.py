@@ -1,10 +1,13 @@
 """What the engines refuse, in which words, and that a refused call leaves everything as it was."""
 
+from functools import partial
+
 import pytest
 import torch
 from test_engines import ENGINES, PLACES, draw, truth
 from truth import assert_close
 
+from flashref import ENGINES as ENGINES_BY_NAME
 from flashref import OnlineConvolution, make_mixer
 
 M, B, D, L, P = 2, 2, 3, 40, 7
@@ -175,6 +178,20 @@ def test_bad_settings_are_refused_by_name(change, error, words):
         make_mixer(**{"engine": "tiled_cpu", "filters": torch.ones(1, 2, 8), **change})
     with pytest.raises(error, match=words):
         OnlineConvolution(**{"engine": "tiled_cpu", "rho": torch.ones(2, 8), **change})
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine not in ("lazy", "eager")])
+@pytest.mark.parametrize("name, least", [("base", 1), ("direct_up_to", 0), ("chunk_points", 1)])
+def test_bad_settings_of_a_tiled_engine_are_refused_by_name(engine, name, least):
+    made = ENGINES_BY_NAME[engine]
+    refused(
+        ValueError,
+        f"^{name} must be >= {least}, got {least - 1}$",
+        partial(made, **{name: least - 1}),
+        torch.ones(1, 2, 8),
+    )
+    refused(TypeError, f"^{name} must be an integer, got float$", partial(made, **{name: 2.0}), torch.ones(1, 2, 8))
+    assert getattr(made(torch.ones(1, 2, 8), **{name: least}), name) == least
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

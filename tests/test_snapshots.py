@@ -106,6 +106,10 @@ def test_the_names_in_a_snapshot_are_those_in_files_that_were_put_away(engine):
     mixer = made(engine, torch.randn(1, 2, 40))
     mixer.prefill(0, torch.randn(1, 2, 7))
     assert mixer.snapshot().keys() == {"position"} | BUFFERS[engine]
+    if engine in TILED:
+        mixer.reset()
+        mixer.prefill(0, torch.randn(1, 2, 36))  # one block is left: there is no second half, and no far tile
+        assert mixer.snapshot().keys() == {"position"} | (TILES | {"left"} if engine == "bounded" else TILES)
 
 
 @pytest.mark.parametrize("prompt", [0, 7])

@@ -91,6 +91,15 @@ def test_replace_overwrites_even_where_it_reads(chunk_points, tile):
     assert_close(x[..., :q], truth, 1e-12)
 
 
+@pytest.mark.parametrize(
+    "points, channels", [(None, [6]), (1, [1] * 6), (2 * 16 * 4, [4, 2]), (2 * 16 * 4 - 1, [3, 3])]
+)
+def test_as_many_channels_go_into_one_call_as_its_points_allow_and_at_least_one(points, channels):
+    hybrid = Tau(torch.randn(6, 40), 0, points)
+    hybrid.add(torch.randn(2, 6, 8), torch.zeros(2, 6, 8))
+    assert [len(spectra) for _, spectra in hybrid._chunks[8]] == channels
+
+
 def test_add_works_on_two_parts_of_one_buffer_and_touches_nothing_else():
     torch.manual_seed(3)
     buffer, rho = torch.randn(1, 2, 40, dtype=torch.float64), torch.randn(2, 40, dtype=torch.float64)
