@@ -222,8 +222,7 @@ class Mixer(ABC):
         )
 
     def _check_prefill(self, m: int, x: Tensor) -> None:
-        started = self._position > 0 or (self._begun and not self._in_prefill)
-        if m != self._next or started:
+        if m != self._next or (self._begun and not self._in_prefill):
             raise ValueError(self._order_message("prefill", m))
         length = self.prompt_length if self._in_prefill else None
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[:2] != self._row_shape or length not in (

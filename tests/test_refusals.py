@@ -90,6 +90,15 @@ def test_after_every_refused_call_the_engine_is_as_it_was(engine, device, prompt
     assert_close(z, truth(x, filters), 1e-10)
 
 
+def test_the_shape_that_a_prompt_must_have_is_said_exactly():
+    mixer, good = make_mixer("lazy", torch.ones(2, 3, 9), 2), torch.ones(2, 3, 7)
+    words = r"^x must have shape \(B, D, P\) = \(2, 3, 'P'\), got \(2, 2, 7\)$"
+    refused(ValueError, words, mixer.prefill, 0, good[:, :2])
+    mixer.prefill(0, good)
+    words = r"^x must have shape \(B, D, P\) = \(2, 3, 7\), got \(2, 3, 6\)$"
+    refused(ValueError, words, mixer.prefill, 1, good[..., :6])
+
+
 def test_what_is_due_is_said_at_every_stage():
     mixer = make_mixer("lazy", torch.ones(2, 1, 4))
     row, fresh = torch.ones(1, 1), r"next is prefill\(0\) or step\(0\)$"
