@@ -90,6 +90,16 @@ def test_after_every_refused_call_the_engine_is_as_it_was(engine, device, prompt
     assert_close(z, truth(x, filters), 1e-10)
 
 
+def test_the_shape_that_a_row_must_have_and_what_to_do_at_the_end_are_said_exactly():
+    mixer = make_mixer("lazy", torch.ones(1, 3, 1), 2)
+    words = r"^x_t must have shape \(B, D\) = \(2, 3\), got \(3, 3\)$"
+    refused(ValueError, words, mixer.step, 0, torch.ones(3, 3))
+    mixer.step(0, torch.ones(2, 3))
+    mixer.advance()
+    words = r"^the filters hold 1 positions and all are used: reset\(\), or make the mixer with longer filters$"
+    refused(ValueError, words, mixer.step, 0, torch.ones(2, 3))
+
+
 def test_the_shape_that_a_prompt_must_have_is_said_exactly():
     mixer, good = make_mixer("lazy", torch.ones(2, 3, 9), 2), torch.ones(2, 3, 7)
     words = r"^x must have shape \(B, D, P\) = \(2, 3, 'P'\), got \(2, 2, 7\)$"
