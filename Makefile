@@ -10,7 +10,7 @@ RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test demo bench results lint notebooks book release slides clean
+.PHONY: help lab test mutants demo bench results lint notebooks book release slides clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -22,6 +22,16 @@ lab: .venv/installed ## JupyterLab on the first notebook; where there is no brow
 
 test: .venv/installed ## every test, and every notebook against its committed outputs
 	$(RUN) pytest tests $(NOTEBOOKS) -rfEs --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+
+# In a copy: what it leaves behind is in no one's way, and nothing is left over from an earlier run. There are mutants
+# that would take all memory there is.
+mutants: .venv/installed ## some 1,900 small changes to the engines: does a test notice each? ARGS='*7' takes every tenth
+	$(RUN) pip install --disable-pip-version-check --quiet -r requirements-mutants.txt
+	rm -rf build/mutants && mkdir -p build/mutants
+	cp -r flashref tests conftest.py pyproject.toml build/mutants
+	cd build/mutants && { ulimit -v 8000000 2>/dev/null || true; } && \
+	  OMP_NUM_THREADS=1 $(CURDIR)/$(RUN) mutmut run $(if $(ARGS),'$(ARGS)')
+	cd build/mutants && $(CURDIR)/.venv/bin/python tests/survivors.py
 
 demo: .venv/installed ## the trained Hyena writes the same text with every engine, timed
 	$(RUN) flashref demo $(ARGS)

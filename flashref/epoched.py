@@ -53,7 +53,7 @@ class Epoched(TiledCPU):
         slots, rho, chunk = self._slots, self._tau.rho, self._tau.chunk_points
         q = min(self.base, self._rest - n)
         points = fast_length(n + q)
-        size = max(1, chunk // (self.batch_size * points)) if chunk else len(rho)
+        size = max(1, chunk // (self.batch_size * points))
         for c in (slice(c, c + size) for c in range(0, len(rho), size)):
             spectrum = torch.fft.rfft(slots[:, c, :n], points).mul_(torch.fft.rfft(rho[c, : n + q], points))
             slots[:, c, n : n + q] += torch.fft.irfft(spectrum, points)[..., n : n + q]

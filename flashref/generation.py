@@ -47,9 +47,11 @@ class OperatorStep:
 
     def prefill(self, u: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         """The operator on a prompt, by its forward; what later steps need is remembered here and in the mixer."""
+        y = self._operator(u, lambda o, v: self._mixer.prefill(self._order[o][0], v))
+        self._slots[:], self._i = self._bias, 0  # a text begins; had the mixer refused it, nothing would have changed
         for u_t in u[:, -SHORT_TAPS + 1 :].unbind(1):
             self._short_filter(u_t)
-        return self._operator(u, lambda o, v: self._mixer.prefill(self._order[o][0], v))
+        return y
 
     def step(self, u_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         """The operator's output at this position. The caller advances the mixer when every layer has stepped."""
@@ -111,7 +113,9 @@ class Decoder:
         return self._logits(h[:, -1])
 
     def step(self, token: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-        """Logits after one more token."""
+        """Logits after one more token for each sequence. Raises ValueError for another shape."""
+        if token.shape != (self._mixer.batch_size,):  # what could be broadcast would be, unnoticed
+            raise ValueError(f"token must have shape (B,) = ({self._mixer.batch_size},), got {tuple(token.shape)}")
         h = F.embedding(token, self._embedding)
         for layer in self._layers:
             h = layer.step(h)

@@ -26,6 +26,9 @@ class Mixer(ABC):
     filters: (M, D, L), float32, float64 or bfloat16 (kept and computed in float32). They are copied. Steps take the
     filters' dtype; where the arithmetic is float32 they also take bfloat16, and answer in it. Buffers are allocated at
     the first prefill or step, since their size depends on the prompt.
+
+    No number of one channel, sequence or mixer enters the sums of another: what changes in one, were it to NaN, changes
+    no bit of the others. In another order, or alone, they agree up to rounding.
     """
 
     name: str
@@ -219,8 +222,7 @@ class Mixer(ABC):
         )
 
     def _check_prefill(self, m: int, x: Tensor) -> None:
-        started = self._position > 0 or (self._begun and not self._in_prefill)
-        if m != self._next or started:
+        if m != self._next or (self._begun and not self._in_prefill):
             raise ValueError(self._order_message("prefill", m))
         length = self.prompt_length if self._in_prefill else None
         if not isinstance(x, Tensor) or x.dim() != 3 or x.shape[:2] != self._row_shape or length not in (

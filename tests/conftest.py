@@ -5,7 +5,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 from depth import DEEP, examples
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 
 settings.register_profile(
     "flashref",
@@ -15,6 +15,8 @@ settings.register_profile(
     max_examples=examples(50),
     suppress_health_check=[HealthCheck.too_slow],
 )
+# A mutant that is caught needs no smallest example.
+settings.register_profile("mutants", settings.get_profile("flashref"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("flashref")
 
 # The tensors here are small: a second thread saves nothing, and a busy machine makes every call wait for it.

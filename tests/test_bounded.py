@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashref import TiledCPU, make_mixer, schedule
-from flashref.bounded import Bounded
+from flashref.bounded import Bounded, Level
 
 
 @given(L=st.integers(0, 300), base=st.integers(1, 40))
@@ -49,6 +49,20 @@ def test_no_step_is_long_and_all_together_cost_twice_the_relaxed_tiling(k):
     # next block, or for every level its even share of 2 U points in U steps, rounded up to whole pieces.
     assert max(of_relaxed) == D * L
     assert max(of_bounded) <= max(D * 2 * b, 2 * D * levels + max(2 * b * 8, L // 2))
+
+
+@pytest.mark.parametrize("L, base", [(64, 4), (65, 4), (63, 4), (100, 3), (4, 4), (9, 4), (8, 4)])
+def test_spectra_are_made_for_the_tiles_that_occur_and_no_others(L, base):
+    mixer = make_mixer("bounded", torch.randn(1, 2, L), base=base)
+    mixer.step(0, torch.randn(1, 2))
+    apart = [tile for tile in schedule(L, "bounded", base) if tile.inputs.stop < tile.outputs.start]
+    assert list(mixer._levels) == sorted({len(tile.inputs) for tile in apart})
+
+
+@pytest.mark.parametrize("piece_points, channels", [(1, [1] * 7), (2 * 8 * 3 * 2, [2, 2, 2, 1]), (10**6, [7])])
+def test_a_piece_is_as_many_channels_as_its_points_allow(piece_points, channels):
+    level = Level(torch.randn(7, 64), 8, 3, piece_points)
+    assert [len(two_on) for _, two_on, _ in level.pieces] == channels
 
 
 def test_every_job_is_done_when_its_first_output_is_due():

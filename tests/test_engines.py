@@ -80,6 +80,8 @@ def test_a_gated_step_is_the_step_of_the_product(engine, device, dtype):
             assert torch.equal(other.gated_step(m, x[m, ..., t], gates[m, ..., t]), want)
         with pytest.raises(ValueError, match="step\\(0\\) is out of order"):
             other.gated_step(0, x[0, ..., t], gates[0, ..., t])
+        with pytest.raises(ValueError, match=r"step\(2\) is out of order: next is advance"):
+            other.gated_step(2, x[1, ..., t], gates[1, ..., t])
         one.advance()
         other.advance()
 
@@ -131,6 +133,15 @@ def test_the_tile_picks_of_one_engine_do_not_depend_on_chunks_of_channels(engine
         mixer._tau.chunk_points, mixer._tau.direct_up_to = 500, 3
         mixer.piece_points = 30  # the bounded engine's
     assert_close(run(mixer, x), truth(x, filters), 1e-10)
+
+
+@pytest.mark.parametrize("piece, rows", [(1, 1), (6, 1), (59, 9), (60, 10), (10**6, 70)])
+def test_a_row_that_is_added_up_in_pieces_is_the_same_row(piece, rows):
+    x, filters = draw(2, 2, 3, 70)
+    mixer = make_mixer("lazy", filters, 2)
+    mixer.piece = piece
+    assert_close(run(mixer, x, 20), truth(x, filters), 1e-10)
+    assert len(mixer._sums) == rows
 
 
 @on_every_place
@@ -247,6 +258,11 @@ def test_auto_takes_the_engine_for_the_device():
     assert make_mixer("auto", torch.ones(1, 1, 4)).name == "tiled_cpu"
     if torch.cuda.is_available():
         assert make_mixer("auto", torch.ones(1, 1, 4, device="cuda")).name == "tiled_gpu"
+
+
+def test_a_block_has_64_positions_unless_told():
+    for engine in (flashref.TiledCPU, flashref.TiledGPU, flashref.ENGINES["bounded"]):
+        assert engine(torch.ones(1, 1, 4)).base == 64
 
 
 def test_engines_are_listed_in_their_order():

@@ -57,6 +57,24 @@ def test_every_epoch_but_the_first_begins_with_one_transform_of_everything_so_fa
     assert all(n <= length <= 1.15 * n + 2 for n, length in zip(reached, lengths, strict=True))
 
 
+def test_as_many_channels_go_into_one_transform_as_it_was_told_and_at_least_one(monkeypatch):
+    rho, rows, transform = torch.randn(1, 6, 40), [], torch.fft.irfft
+
+    def noted(spectrum, n):
+        rows.append(len(spectrum[0]))
+        return transform(spectrum, n)
+
+    monkeypatch.setattr(torch.fft, "irfft", noted)
+    for chunk_points, channels in ((1, [1] * 6), (2 * 20 * 4, [4, 2]), (10**6, [6])):
+        rows.clear()
+        mixer = Epoched(rho, 2, base=10, direct_up_to=5, chunk_points=chunk_points)
+        assert (mixer.direct_up_to, mixer.chunk_points) == (5, chunk_points)
+        for _ in range(10):
+            mixer.step(0, torch.randn(2, 6))
+            mixer.advance()
+        assert rows == channels
+
+
 @pytest.mark.parametrize("L, K", [(4096, 222), (1024, 101), (2, 1), (1, 1), (0, 1)])
 def test_an_epoch_is_the_root_of_l_log_l_long_unless_told(L, K):
     assert make_mixer("epoched", torch.ones(1, 1, L)).base == K

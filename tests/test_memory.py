@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from flashref import TiledCPU, make_mixer
+from flashref import ENGINES, TiledCPU, make_mixer
+from flashref.tiled_cpu import _padded
 
 CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
@@ -82,6 +83,21 @@ def test_an_empty_prompt_holds_no_more_than_none(L):
 def test_the_count_sees_the_buffers():
     """Half of 128 positions and two blocks of 4 for 3 * 2 * 5 channels, counted by hand."""
     assert check_run(3, 2, 5, 128, 4, None, 128 / 2 + 12) == 3 * 2 * 5 * (64 + 2 * 4)
+
+
+def test_rows_of_a_round_length_lie_16_numbers_further_apart():
+    for length, apart in ((0, 0), (1, 1), (255, 255), (256, 272), (257, 257), (512, 528)):
+        rows = _padded(torch.zeros(()), (3, 2), length)
+        assert rows.shape == (3, 2, length) and (not length or rows.stride() == (2 * apart, apart, 1))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_what_is_made_in_inference_mode_holds_ordinary_tensors(engine):
+    """Others could not be updated outside it, or be used where gradients are taken."""
+    with torch.inference_mode():
+        mixer = make_mixer(engine, torch.randn(2, 3, 40))
+    held = reachable(mixer).values()
+    assert held and not any(tensor.is_inference() for tensor in held)
 
 
 def test_a_second_generation_holds_no_more_than_the_first():

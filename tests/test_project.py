@@ -38,7 +38,9 @@ PROJECT = tomllib.loads(read("pyproject.toml"))["project"]
 CONDA = yaml.safe_load(read("environment.yml"))["dependencies"]
 EXTRAS = PROJECT["optional-dependencies"]
 DECLARED = by_name(PROJECT["dependencies"] + [line for extra in EXTRAS.values() for line in extra])
-PINNED = by_name([line for line in read("requirements.txt").splitlines() if line and not line.startswith("#")])
+PINS = [line for name in ("requirements.txt", "requirements-mutants.txt") for line in read(name).splitlines()]
+PINNED = by_name([line for line in PINS if line and not line.startswith("#")])
+SURVIVORS = tomllib.loads(read("tests/survivors.toml"))["survivor"]
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def strings(content: str | list | dict) -> Iterator[str]:
 
 
 def test_requirements_pin_exactly_the_packages_that_pyproject_declares():
-    assert EXTRAS.keys() == {"notebooks", "book", "teach", "dev"}
+    assert EXTRAS.keys() == {"notebooks", "book", "teach", "dev", "mutants"}
     assert PINNED.keys() == DECLARED.keys()
 
 
@@ -144,6 +146,14 @@ def test_the_examples_in_the_readme_run(tmp_path, monkeypatch):
     for other in others:
         exec(other, names)
     assert torch.equal(names["run"].tokens[:, :4], names["prompt"][None]) and names["run"].left == 0
+
+
+@pytest.mark.parametrize("survivor", SURVIVORS, ids=lambda survivor: survivor["mutant"])
+def test_a_mutant_that_is_explained_is_one_of_the_code_as_it_is(survivor):
+    module = read(f"flashref/{survivor['function'].partition('.')[0]}.py")
+    assert survivor.keys() == {"function", "line", "mutant", "reason", "why"}
+    line, mutant, module = (re.sub(r"\s+", " ", text) for text in (survivor["line"], survivor["mutant"], module))
+    assert line in module and mutant not in module
 
 
 def test_ci_looks_for_the_browsers_that_the_tests_look_for():

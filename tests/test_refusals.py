@@ -1,10 +1,13 @@
 """What the engines refuse, in which words, and that a refused call leaves everything as it was."""
 
+from functools import partial
+
 import pytest
 import torch
 from test_engines import ENGINES, PLACES, draw, truth
 from truth import assert_close
 
+from flashref import ENGINES as ENGINES_BY_NAME
 from flashref import OnlineConvolution, make_mixer
 
 M, B, D, L, P = 2, 2, 3, 40, 7
@@ -87,6 +90,43 @@ def test_after_every_refused_call_the_engine_is_as_it_was(engine, device, prompt
     assert_close(z, truth(x, filters), 1e-10)
 
 
+def test_the_shape_that_a_row_must_have_and_what_to_do_at_the_end_are_said_exactly():
+    mixer = make_mixer("lazy", torch.ones(1, 3, 1), 2)
+    words = r"^x_t must have shape \(B, D\) = \(2, 3\), got \(3, 3\)$"
+    refused(ValueError, words, mixer.step, 0, torch.ones(3, 3))
+    mixer.step(0, torch.ones(2, 3))
+    mixer.advance()
+    words = r"^the filters hold 1 positions and all are used: reset\(\), or make the mixer with longer filters$"
+    refused(ValueError, words, mixer.step, 0, torch.ones(2, 3))
+
+
+def test_the_shape_that_a_prompt_must_have_is_said_exactly():
+    mixer, good = make_mixer("lazy", torch.ones(2, 3, 9), 2), torch.ones(2, 3, 7)
+    words = r"^x must have shape \(B, D, P\) = \(2, 3, 'P'\), got \(2, 2, 7\)$"
+    refused(ValueError, words, mixer.prefill, 0, good[:, :2])
+    mixer.prefill(0, good)
+    words = r"^x must have shape \(B, D, P\) = \(2, 3, 7\), got \(2, 3, 6\)$"
+    refused(ValueError, words, mixer.prefill, 1, good[..., :6])
+
+
+def test_what_is_due_is_said_at_every_stage():
+    mixer = make_mixer("lazy", torch.ones(2, 1, 4))
+    row, fresh = torch.ones(1, 1), r"next is prefill\(0\) or step\(0\)$"
+    refused(ValueError, f"^advance is out of order: {fresh}", mixer.advance)
+    refused(ValueError, rf"^prefill\(1\) is out of order: {fresh}", mixer.prefill, 1, row[..., None])
+    mixer.prefill(0, torch.ones(1, 1, 0))
+    refused(ValueError, r"next is prefill\(1\): the prompt goes through every mixer before the first step$", mixer.fork)
+    mixer.prefill(1, torch.ones(1, 1, 0))
+    words = r"^prefill\(0\) is out of order: next is step\(0\): a prompt comes before any step; reset\(\) starts again$"
+    refused(ValueError, words, mixer.prefill, 0, row[..., None])
+    mixer.step(0, row)
+    refused(ValueError, r"^advance is out of order: next is step\(1\)$", mixer.advance)
+    mixer.step(1, row)
+    refused(
+        ValueError, r"^step\(0\) is out of order: next is advance\(\): every mixer has stepped$", mixer.step, 0, row
+    )
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_float32_engines_take_float32_and_bfloat16_only(engine):
     mixer = make_mixer(engine, torch.ones(1, 2, 4))
@@ -102,7 +142,7 @@ def test_float32_engines_take_float32_and_bfloat16_only(engine):
         ([[1.0]], TypeError, "filters must be a torch.Tensor, got list"),
         (torch.ones(3, 4), ValueError, r"filters must have shape \(M, D, L\) .* got \(3, 4\)"),
         (torch.ones(1, 2, 3, 4), ValueError, r"filters must have shape \(M, D, L\)"),
-        (torch.ones(0, 2, 3), ValueError, "M, D >= 1"),
+        (torch.ones(0, 2, 3), ValueError, r"^filters must have shape \(M, D, L\) with M, D >= 1, got \(0, 2, 3\)$"),
         (torch.ones(2, 0, 3), ValueError, "M, D >= 1"),
         (torch.ones(1, 2, 3, dtype=torch.float16), TypeError, "filters must be float32, float64 or bfloat16"),
         (torch.ones(1, 2, 3, dtype=torch.int64), TypeError, "filters must be float32, float64 or bfloat16"),
@@ -157,6 +197,20 @@ def test_bad_settings_are_refused_by_name(change, error, words):
         make_mixer(**{"engine": "tiled_cpu", "filters": torch.ones(1, 2, 8), **change})
     with pytest.raises(error, match=words):
         OnlineConvolution(**{"engine": "tiled_cpu", "rho": torch.ones(2, 8), **change})
+
+
+@pytest.mark.parametrize("engine", [engine for engine in ENGINES if engine not in ("lazy", "eager")])
+@pytest.mark.parametrize("name, least", [("base", 1), ("direct_up_to", 0), ("chunk_points", 1)])
+def test_bad_settings_of_a_tiled_engine_are_refused_by_name(engine, name, least):
+    made = ENGINES_BY_NAME[engine]
+    refused(
+        ValueError,
+        f"^{name} must be >= {least}, got {least - 1}$",
+        partial(made, **{name: least - 1}),
+        torch.ones(1, 2, 8),
+    )
+    refused(TypeError, f"^{name} must be an integer, got float$", partial(made, **{name: 2.0}), torch.ones(1, 2, 8))
+    assert getattr(made(torch.ones(1, 2, 8), **{name: least}), name) == least
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")

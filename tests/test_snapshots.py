@@ -69,6 +69,49 @@ def test_a_restored_generation_goes_on_to_the_last_bit(engine, L, prompt, at, ba
         assert_close(want, truth[..., at:], 1e-10)
 
 
+@pytest.mark.parametrize("L, prompt", [(21, 3), (21, 0), (16, 5)])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_generation_can_be_put_away_at_every_position(engine, L, prompt):
+    """The middle is one of them, where a prompt's contribution to the second half goes into its slots and is let go."""
+    x, filters = draw(2, 1, 3, L)
+    first, whole = made(engine, filters, base=2), made(engine, filters, base=2)
+    for m in range(2):
+        first.prefill(m, x[m, ..., :prompt])
+        whole.prefill(m, x[m, ..., :prompt])
+    want = steps(whole, x, prompt, L)
+    exact = torch.stack([causal_sum(x_m, rho) for x_m, rho in zip(x, filters, strict=True)])
+    assert_close(want, exact[..., prompt:], 1e-10)
+    for t in range(prompt, L):
+        other = made(engine, filters, base=2)
+        other.restore(first.snapshot())
+        assert getattr(other, "_late", None) is None or t - prompt < other._half
+        assert torch.equal(steps(other, x, t, L), want[..., t - prompt :])
+        steps(first, x, t, t + 1)
+
+
+TILES = {"slots", "x_block", "z_block"}
+BUFFERS = {
+    "lazy": {"x"},
+    "eager": {"z"},
+    "tiled_cpu": TILES | {"late"},
+    "tiled_gpu": TILES | {"late"},
+    "bounded": TILES | {"even_4", "even_8", "even_16", "left"},
+    "epoched": TILES,
+}
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_names_in_a_snapshot_are_those_in_files_that_were_put_away(engine):
+    """Another name here makes every file of yesterday one of another engine: then resumable.FORMAT must change."""
+    mixer = made(engine, torch.randn(1, 2, 40))
+    mixer.prefill(0, torch.randn(1, 2, 7))
+    assert mixer.snapshot().keys() == {"position"} | BUFFERS[engine]
+    if engine in TILED:
+        mixer.reset()
+        mixer.prefill(0, torch.randn(1, 2, 36))  # one block is left: there is no second half, and no far tile
+        assert mixer.snapshot().keys() == {"position"} | (TILES | {"left"} if engine == "bounded" else TILES)
+
+
 @pytest.mark.parametrize("prompt", [0, 7])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_forks_go_different_ways_and_do_not_feel_each_other(engine, prompt):
@@ -133,12 +176,14 @@ def test_what_does_not_fit_is_refused_and_leaves_the_generation_as_it_was(engine
         ({**kept, name: kept[name][..., :-1]}, ValueError, "must have shape"),
         ({**kept, name: kept[name].to(torch.complex128)}, TypeError, "must be torch"),
         ({k: v for k, v in kept.items() if k != name}, ValueError, "another engine or other settings"),
-        ({**kept, "more": kept[name]}, ValueError, "another engine or other settings: more"),
+        ({**kept, "a": kept[name], "b": kept[name]}, ValueError, "other settings: a, b on one side only$"),
         ({**kept, "position": torch.tensor([41, 0, 1])}, ValueError, "the filters hold 40"),
         ({**kept, "position": torch.tensor([3, 4, 1])}, ValueError, "prompt of 4"),
         ({**kept, "position": torch.tensor([3, 0, 0])}, ValueError, "position 3"),
         ({**kept, "position": torch.tensor([3.0, 0.0, 1.0])}, ValueError, "another form"),
-        ({}, ValueError, '"position" is missing'),
+        ({}, ValueError, '^snapshot must be what .* "position" is missing or has another form$'),
+        (list(kept.values()), ValueError, '"position" is missing'),
+        (None, ValueError, '"position" is missing'),
     ):
         with pytest.raises(error, match=words):
             mixer.restore(wrong)

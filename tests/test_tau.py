@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from truth import assert_close, tile_sum
 
+import flashref.tau
 from flashref import Tau
 from flashref.tau import spectrum, tau, tau_direct, tau_fft
 
@@ -66,6 +67,20 @@ def test_the_hybrid_adds_the_sum_whatever_it_picks_and_however_it_is_chunked(dir
         assert_close(z, 1 + times * truth, 1e-12)
 
 
+@pytest.mark.parametrize("call", ["add", "replace"])
+@pytest.mark.parametrize("C", [1, 3, 9])
+@pytest.mark.parametrize(
+    "p, q, way", [(4, 4, "direct"), (9, 4, "direct"), (4, 9, "direct"), (5, 5, "fft"), (9, 5, "fft")]
+)
+def test_the_hybrid_picks_by_the_shorter_side(call, C, p, q, way, monkeypatch):
+    x, rho, _ = case(p, q, C=C)
+    ways = []
+    monkeypatch.setattr(flashref.tau, "tau_direct", lambda x, rho, q: ways.append("direct") or tau_direct(x, rho, q))
+    monkeypatch.setattr(flashref.tau, "tau_fft", lambda x, s, q: ways.append("fft") or tau_fft(x, s, q))
+    getattr(Tau(rho, 4, None), call)(x, torch.zeros(2, C, q, dtype=torch.float64))
+    assert ways == [way]
+
+
 @pytest.mark.parametrize("chunk_points", [None, 1, 150])
 @given(tile=tiles)
 def test_replace_overwrites_even_where_it_reads(chunk_points, tile):
@@ -74,6 +89,15 @@ def test_replace_overwrites_even_where_it_reads(chunk_points, tile):
     hybrid = Tau(rho, 0, chunk_points)
     hybrid.replace(x, x[..., :q])
     assert_close(x[..., :q], truth, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "points, channels", [(None, [6]), (1, [1] * 6), (2 * 16 * 4, [4, 2]), (2 * 16 * 4 - 1, [3, 3])]
+)
+def test_as_many_channels_go_into_one_call_as_its_points_allow_and_at_least_one(points, channels):
+    hybrid = Tau(torch.randn(6, 40), 0, points)
+    hybrid.add(torch.randn(2, 6, 8), torch.zeros(2, 6, 8))
+    assert [len(spectra) for _, spectra in hybrid._chunks[8]] == channels
 
 
 def test_add_works_on_two_parts_of_one_buffer_and_touches_nothing_else():

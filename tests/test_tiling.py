@@ -1,5 +1,6 @@
 """The schedules: every pair once, in time, in order; what they cost; and that the engine does what they say."""
 
+from dataclasses import astuple
 from itertools import pairwise
 from unittest.mock import patch
 
@@ -129,6 +130,11 @@ def test_cost_of_lazy_and_eager_counted_by_hand():
     assert cost(schedule(4, kind="eager")).numbers_moved == (1 + 3 + 6) + (1 + 2 + 4) + (1 + 1 + 2)
 
 
+def test_costs_are_whole_numbers():
+    for counted in (cost(schedule(100, base=8)), radix_cost(256, 4, 8), radix_cost(256)):
+        assert all(type(number) is int for number in astuple(counted))
+
+
 def test_cost_picks_by_the_shorter_side():
     tile = Tile(6, range(6), range(6, 9))
     direct, fft = cost([tile], fft_from=4), cost([tile], fft_from=3)
@@ -146,6 +152,7 @@ def test_cost_picks_by_the_shorter_side():
         ({"L": 4, "base": "2"}, TypeError, "base must be an integer"),
         ({"L": 4, "kind": "fractal"}, ValueError, 'kind must be "lazy", "eager", "relaxed" or "bounded"'),
         ({"L": 4, "kind": "lazy", "base": 2}, ValueError, "base belongs to"),
+        ({"L": 4, "kind": "eager", "base": 2}, ValueError, "base belongs to"),
     ],
 )
 def test_bad_input_of_schedule_is_refused_by_name(args, error, words):
