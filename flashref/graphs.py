@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from flashref.finite import Checked
 from flashref.hyena import SHORT_TAPS, Hyena, Layer
 from flashref.tiled_gpu import TiledGPU, has_kernels
 
@@ -217,6 +218,8 @@ def _check(model: Hyena, mixer: TiledGPU, dtype: torch.dtype | None) -> None:
         raise TypeError(f"model must be a flashref.Hyena, got {type(model).__name__}")
     if not isinstance(mixer, TiledGPU):
         raise TypeError(f'mixer must be an engine "tiled_gpu", got {type(mixer).__name__}')
+    if isinstance(mixer, Checked):
+        raise TypeError("mixer must not be a checked one: its checks are in its step, and a block takes none")
     config, shape = model.config, mixer.filters.shape
     if shape[:2] != (config.n_layer * (config.order - 1), config.d_model):
         raise ValueError(f"mixer must be made from model.filters(), got filters of shape {tuple(shape)}")
