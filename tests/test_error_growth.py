@@ -143,7 +143,7 @@ def test_errors_up_to_4096_positions_grow_as_the_documentation_says(tried):
 
 
 @pytest.mark.deep
-@pytest.mark.parametrize("case", ["growing", "positive", "outlier"])
+@pytest.mark.parametrize("case", ["growing", "positive"])
 def test_errors_at_262144_positions_are_below_the_bound(case, tried):
     check_all(list(measure([2**18], ["float32"], [case])), tried)
 
