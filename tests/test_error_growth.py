@@ -123,28 +123,36 @@ def test_lazy_asked_at_some_positions_gives_the_bits_of_all_steps():
 
 
 def check_all(records, tried):
+    """What is said of the records: all below the bound, and how much below, and how slowly they grow."""
     assert records and all(r.of_bound <= 1 for r in records), [r for r in records if r.of_bound > 1]
-    tried("cases", MADE, 2 * sum(r.compared for r in records))
+    tried("cases", MADE, error_growth.CHANNELS * sum(r.compared for r in records))
     for r in records:
-        direct = r.engine == "lazy" or (r.engine == "eager" and not r.prompt)
-        u = {"float32": 2.0**-24, "float64": 2.0**-53, "bfloat16": 2.0**-8}[r.dtype]
-        if direct:  # gamma_k in full is reached by no sum: its roundings are not all in one direction
-            assert r.of_terms <= 8 * u * max(1, math.log2(r.L)) + (math.sqrt(r.L) * u if r.engine == "eager" else 0)
-        if r.case == "outlier" and not direct and r.dtype == "float32" and r.L >= 1024:
-            assert r.of_terms > 1e-4  # what the norms are for: the outlier's rounding stays where its filter has faded
-        if r.case == "positive" and r.engine != "lazy":  # which adds pairwise: in logarithmically many roundings
-            assert r.of_bound_late > 1e-3
-        if r.case in ("decaying", "flat", "positive"):
-            assert r.relative <= 8 * u * math.log2(r.L) ** 0.5 + (math.sqrt(r.L) * u if r.engine == "eager" else 0)
+        u = torch.finfo(getattr(torch, r.dtype)).eps / 2
+        in_a_row = math.sqrt(r.L) * u if r.engine == "eager" else 0  # its sums are as long as the text
+        if r.case != "outlier":
+            assert r.relative <= 32 * u + in_a_row, r
+        if r.engine == "lazy" or (r.engine == "eager" and not r.prompt):
+            assert r.of_terms <= 16 * u + in_a_row, r
+        if r.case == "positive" and r.engine != "lazy":  # which adds in pairs, and is off by far less than it may be
+            assert r.of_bound_late > 5e-4, r  # the bound is not so high that any error would pass
 
 
-def test_errors_up_to_4096_positions_grow_as_the_documentation_says(tried):
-    check_all(list(measure([256, 1000, 4096])), tried)
+def test_a_direct_sum_forgets_an_outlier_that_has_faded_and_an_fft_does_not():
+    """Why the bound of a tile is one of norms: of an output as large as its terms, some have two digits right."""
+    for r in measure([1000], ["float32"], ["outlier"]):
+        if r.engine == "lazy" or (r.engine == "eager" and not r.prompt):
+            assert r.of_terms < 1e-6
+        elif r.prompt or r.engine != "bounded":  # whose tiles are smaller there
+            assert r.of_terms > 1e-3
+
+
+def test_errors_up_to_3000_positions_are_below_the_bound_and_grow_slowly(tried):
+    check_all(list(measure([256, 3000])), tried)
 
 
 @pytest.mark.deep
 @pytest.mark.parametrize("case", ["growing", "positive"])
-def test_errors_at_262144_positions_are_below_the_bound(case, tried):
+def test_errors_at_262144_positions_are_below_the_bound_and_not_much_larger(case, tried):
     check_all(list(measure([2**18], ["float32"], [case])), tried)
 
 
