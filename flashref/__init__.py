@@ -8,6 +8,7 @@ from flashref.checkpoints import PRETRAINED, load, load_operator, save
 from flashref.config import HyenaConfig
 from flashref.convolution import causal_conv
 from flashref.engines import ENGINES, OnlineConvolution, make_mixer
+from flashref.finite import NotFinite, checked
 from flashref.generation import generate, stream
 from flashref.hyena import Hyena, HyenaOperator
 from flashref.mixer import Mixer
@@ -29,12 +30,14 @@ __all__ = [
     "HyenaOperator",
     "Lazy",
     "Mixer",
+    "NotFinite",
     "OnlineConvolution",
     "Tau",
     "Tile",
     "TiledCPU",
     "TiledGPU",
     "causal_conv",
+    "checked",
     "cost",
     "generate",
     "load",

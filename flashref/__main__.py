@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo | generate | bench | compare | calibrate | explorer | train | recall."""
+"""The command line: python -m flashref demo, generate, bench, compare, errors, calibrate, explorer, train or recall."""
 
 import argparse
 import json
@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tabulate import tabulate
 
-from flashref import calibration, comparison, recall_training, training
+from flashref import calibration, comparison, error_growth, recall_training, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
 from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
 from flashref.checkpoints import PRETRAINED, load
@@ -89,6 +89,11 @@ def _parser() -> argparse.ArgumentParser:
         "compare", help="what exactness costs, and what giving it up loses", formatter_class=defaults
     )
     comparison.add_arguments(compare)
+
+    errors = commands.add_parser(
+        "errors", help="how the engines' rounding errors grow with the length", formatter_class=defaults
+    )
+    error_growth.add_arguments(errors)
 
     calibrate = commands.add_parser("calibrate", help="measure what is fastest here, and let the tiled engine use it")
     calibrate.add_argument("--forget", action="store_true", help="measure nothing, go back to what comes with flashref")

@@ -33,8 +33,9 @@ def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int 
 
     engine: "lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded" (no long steps, for more work), "epoched" (FutureFill's
     schedule), or "auto" (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). Or a callable that makes a Mixer
-    of filters and batch size: a class of your own, or partial(Distilled, state_size=8) from alternatives.py. base: the
-    block size of a tiled engine, 64 unless told or measured (calibration.py); for "epoched" the length of an epoch.
+    of filters and batch size: a class of your own, partial(Distilled, state_size=8) from alternatives.py, or
+    checked("auto") from finite.py, which stops at an infinity or a NaN. base: the block size of a tiled engine, 64
+    unless told or measured (calibration.py); for "epoched" the length of an epoch.
     Raises ValueError or TypeError for what does not fit.
     """
     check_engine(engine)

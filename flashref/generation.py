@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flashref.engines import Engine, check_engine, make_mixer
+from flashref.finite import Checked, look
 from flashref.graphs import BLOCK_ENGINES, BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
@@ -99,7 +100,7 @@ class Decoder:
     """
 
     def __init__(self, model: Hyena, mixer: Mixer) -> None:
-        self._mixer = mixer
+        self._mixer, self._checked = mixer, isinstance(mixer, Checked)
         self._embedding = model.backbone.embeddings.word_embeddings.weight.detach()
         self._norm = _norm(model.backbone.ln_f)
         mixers = model.config.order - 1
@@ -134,7 +135,10 @@ class Decoder:
         return {f"short_filter_{i}": layer.operator.pending for i, layer in enumerate(self._layers)}
 
     def _logits(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
-        return F.linear(F.layer_norm(h, *self._norm), self._embedding)
+        logits = F.linear(F.layer_norm(h, *self._norm), self._embedding)
+        if self._checked:  # nothing goes from here into a mixer
+            look("a logit", logits.unsqueeze(-1), self._mixer.position - 1, None)
+        return logits
 
 
 class OnlineOperator:
@@ -262,7 +266,7 @@ def decode(
     """What stream does once its arguments are checked, through an engine that is already made (and not yet used)."""
     generator = torch.Generator(prompt.device)
     generator.manual_seed(seed) if seed is not None else generator.seed()
-    if isinstance(mixer, BLOCK_ENGINES) and mixer.filters.is_cuda:
+    if isinstance(mixer, BLOCK_ENGINES) and mixer.filters.is_cuda and not isinstance(mixer, Checked):
         blocks = BlockDecoder(model, mixer, temperature, top_k, generator)
         blocks.prefill(prompt)
         yield from islice(blocks.tokens(), n)

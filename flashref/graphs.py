@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flashref import naive_gpu
+from flashref.finite import Checked
 from flashref.hyena import SHORT_TAPS, Hyena, Layer
 from flashref.tiled_gpu import TiledGPU, has_kernels
 
@@ -235,6 +236,8 @@ def _check(model: Hyena, mixer: TiledGPU | naive_gpu.NaiveGPU, dtype: torch.dtyp
     if not isinstance(mixer, BLOCK_ENGINES):
         names = ", ".join(engine.__name__ for engine in BLOCK_ENGINES)
         raise TypeError(f"mixer must be one of {names}, got {type(mixer).__name__}")
+    if isinstance(mixer, Checked):
+        raise TypeError("mixer must not be a checked one: its checks are in its step, and a block takes none")
     config, shape = model.config, mixer.filters.shape
     if shape[:2] != (config.n_layer * (config.order - 1), config.d_model):
         raise ValueError(f"mixer must be made from model.filters(), got filters of shape {tuple(shape)}")

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.engines import ENGINES, Engine, make_mixer
+from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
@@ -121,7 +122,7 @@ class Generation(Iterator):
         path = Path(path)
         if not path.parent.is_dir():
             raise FileNotFoundError(f"path: there is no folder {path.parent}")
-        kind = type(self._mixer)
+        kind = self._mixer.plain if isinstance(self._mixer, Checked) else type(self._mixer)
         if ENGINES.get(kind.name) is not kind:
             raise ValueError(f"only an engine that has a name can be put away, one of {', '.join(ENGINES)}")
         tensors = {f"mixer.{name}": t for name, t in self._mixer.snapshot().items()}
@@ -130,6 +131,7 @@ class Generation(Iterator):
         tensors = {name: t.cpu().contiguous() for name, t in tensors.items()}
         about = {
             "engine": kind.name,
+            "checked": isinstance(self._mixer, Checked),
             "settings": _settings(self._mixer),
             "prompt": self._prompt,
             "n": self._n,
@@ -164,6 +166,8 @@ class Generation(Iterator):
             filters = model.filters(max(0, prompt + n - 1))
         run = object.__new__(cls)
         mixer = ENGINES[about["engine"]](filters, tokens.shape[0], **about["settings"])
+        if about.get("checked"):
+            mixer = as_checked(mixer)
         run._set_up(model, mixer, prompt, n, about["temperature"], about["top_k"])
         run._mixer.restore(_under("mixer.", tensors))
         run._decoder.restore(_under("decoder.", tensors))
