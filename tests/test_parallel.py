@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -189,6 +190,16 @@ def test_the_command_writes_the_text_of_one_process_once(capfdbinary):
     assert done.returncode == 0, done.stderr.decode()
     model = load(flashref.PRETRAINED)
     assert done.stdout == bytes(generate(model, encode(PROMPT.encode(), 256), N, **sampling)[0].tolist()) + b"\n"
+
+
+def test_the_table_in_the_page_is_what_its_code_prints(capsys):
+    page = (ROOT / "docs" / "many_devices.md").read_text()
+    (code,), table = (
+        re.findall(r"```python\n(.*?)```", page, re.DOTALL),
+        re.findall(r"```text\n(.*?)```", page, re.DOTALL)[-1],
+    )
+    exec(code, {})
+    assert capsys.readouterr().out == table
 
 
 # A rank that dies. ---------------------------------------------------------------------------------------------------
