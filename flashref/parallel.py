@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -111,28 +110,28 @@ def check_same(tokens: Int[Tensor, "B n"]) -> None:
 
 
 def measure(mesh: DeviceMesh) -> list[tuple[str, float, float]]:
-    """What the ranks' connection and memory do here: (what, seconds, bytes per second), the best of 15 rounds.
+    """What the ranks' connection and memory do here: (what, seconds, bytes per second), each the best of many rounds.
 
     An all-reduce of few bytes shows the latency, one of many the bandwidth (bytes of the tensor per second). A product
     of one row with a matrix that no cache holds shows how fast weights are read, by all ranks at once.
     """
 
-    def best(statement: str, number: int, **names: object) -> float:
+    def best(statement: str, rounds: int, **names: object) -> float:
         timer = Timer(statement, globals={"dist": dist, **names}, num_threads=torch.get_num_threads())
-        return min(timer.timeit(number).mean for _ in range(15))
+        return min(timer.timeit(3).mean for _ in range(rounds))
 
     rows = []
     for size in (2**power for power in range(10, 27, 2)):
         numbers = torch.zeros(size // 4, device=mesh.device_type)
-        took = best("dist.all_reduce(numbers)", max(1, min(100, 2**24 // size)), numbers=numbers)
+        took = best("dist.all_reduce(numbers)", 500 if size <= 2**20 else 30, numbers=numbers)
         rows.append((f"all-reduce of {size:,} bytes", took, size / took))
     x, w = torch.ones(1, 2**12, device=mesh.device_type), torch.ones(2**14, 2**12, device=mesh.device_type)
-    took = best("x @ w.T", 3, x=x, w=w)
+    took = best("x @ w.T", 30, x=x, w=w)
     return [*rows, (f"read {4 * w.numel():,} bytes of weights", took, 4 * w.numel() / took)]
 
 
 def seconds_per_token(model: Hyena, n: int = 256) -> float:
-    """The median over n greedy tokens after a prompt of one; the prompt's own is left out."""
+    """The best of n greedy tokens after a prompt of one; the prompt's own is left out."""
     device = model.lm_head.weight.device
     tokens = Generation(model, torch.zeros(1, dtype=torch.long, device=device), n + 1)
     next(tokens)
@@ -141,7 +140,7 @@ def seconds_per_token(model: Hyena, n: int = 256) -> float:
         began = time.perf_counter()
         next(tokens).tolist()  # waits for the device
         times.append(time.perf_counter() - began)
-    return median(times)
+    return min(times)
 
 
 def run(arguments: argparse.Namespace) -> None:
