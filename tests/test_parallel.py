@@ -108,6 +108,7 @@ def test_split_channels_generate_the_tokens_of_one_process(ran, folder):
         alone = generate(model, torch.tensor(case["prompt"]), case["n"], engine=engine, **case["sampling"])
         for rank in ran.ranks:
             assert torch.equal(rank["texts"][i]["tokens"], alone)
+            assert torch.equal(rank["texts"][i]["logits"], ran.ranks[0]["texts"][i]["logits"]), "to the last bit"
 
 
 def test_the_trained_model_in_float32_has_the_logits_of_float64(ran, folder):
