@@ -11,9 +11,11 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import partial
+from statistics import median
 
 import torch
 import torch.distributed as dist
@@ -21,7 +23,7 @@ from jaxtyping import Float, Int
 from tabulate import tabulate
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.tensor import Shard, distribute_tensor
+from torch.distributed.tensor import DTensor, Partial, Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils.benchmark import Timer
 
@@ -109,29 +111,31 @@ def check_same(tokens: Int[Tensor, "B n"]) -> None:
         )
 
 
-def measure(mesh: DeviceMesh) -> list[tuple[str, float, float]]:
-    """What the ranks' connection and memory do here: (what, seconds, bytes per second), each the best of many rounds.
+def measure(mesh: DeviceMesh) -> list[tuple[str, list[float], int | None]]:
+    """What the ranks' connection and memory do here: (what, seconds of each round, bytes).
 
-    An all-reduce of few bytes shows the latency, one of many the bandwidth (bytes of the tensor per second). A product
-    of one row with a matrix that no cache holds shows how fast weights are read, by all ranks at once.
+    An all-reduce of few bytes shows the latency, one of many the bandwidth (bytes of the tensor per second). It is also
+    timed as RowwiseParallel has it done. A product of one row with a matrix that no cache holds shows how fast weights
+    are read, by all ranks at once.
     """
 
-    def best(statement: str, rounds: int, **names: object) -> float:
-        timer = Timer(statement, globals={"dist": dist, **names}, num_threads=torch.get_num_threads())
-        return min(timer.timeit(3).mean for _ in range(rounds))
+    def rounds(call: Callable[[], Tensor | None], n: int) -> list[float]:
+        return [Timer("call()", globals={"call": call}).timeit(1).mean for _ in range(n)]
 
     rows = []
     for size in (2**power for power in range(10, 27, 2)):
         numbers = torch.zeros(size // 4, device=mesh.device_type)
-        took = best("dist.all_reduce(numbers)", 500 if size <= 2**20 else 30, numbers=numbers)
-        rows.append((f"all-reduce of {size:,} bytes", took, size / took))
+        times = rounds(partial(dist.all_reduce, numbers), 500 if size <= 2**20 else 30)
+        rows.append((f"all-reduce of {size:,} bytes", times, size))
+    part = DTensor.from_local(torch.zeros(256, device=mesh.device_type), mesh, [Partial()])
+    times = rounds(lambda: part.redistribute(placements=[Replicate()]).to_local() + 0, 500)
+    rows.append(("all-reduce of 1,024 bytes, as out_proj has it done", times, 1024))
     x, w = torch.ones(1, 2**12, device=mesh.device_type), torch.ones(2**14, 2**12, device=mesh.device_type)
-    took = best("x @ w.T", 30, x=x, w=w)
-    return [*rows, (f"read {4 * w.numel():,} bytes of weights", took, 4 * w.numel() / took)]
+    return [*rows, (f"read {4 * w.numel():,} bytes of weights", rounds(lambda: x @ w.T, 30), 4 * w.numel())]
 
 
-def seconds_per_token(model: Hyena, n: int = 256) -> float:
-    """The best of n greedy tokens after a prompt of one; the prompt's own is left out."""
+def seconds_of_tokens(model: Hyena, n: int = 256) -> list[float]:
+    """Of n greedy tokens after a prompt of one; the prompt's own is left out."""
     device = model.lm_head.weight.device
     tokens = Generation(model, torch.zeros(1, dtype=torch.long, device=device), n + 1)
     next(tokens)
@@ -140,7 +144,7 @@ def seconds_per_token(model: Hyena, n: int = 256) -> float:
         began = time.perf_counter()
         next(tokens).tolist()  # waits for the device
         times.append(time.perf_counter() - began)
-    return min(times)
+    return times
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -161,16 +165,20 @@ def run(arguments: argparse.Namespace) -> None:
 def _measured(arguments: argparse.Namespace, mesh: DeviceMesh) -> None:
     rows, model = measure(mesh), load(arguments.model).to(arguments.device)
     if mesh.get_rank() == 0:
-        rows.append(("a token, of the whole model in one process", seconds_per_token(model), None))
+        rows.append(("a token, of the whole model in one process", seconds_of_tokens(model), None))
     dist.barrier()
-    took = seconds_per_token(split(model, mesh))
+    times = seconds_of_tokens(split(model, mesh))
     if mesh.get_rank() == 0:
-        rows.append(("a token, of the model that is split", took, None))
-        shown = [(what, f"{1e6 * took:,.1f}", rate and f"{rate / 1e9:.3g}") for what, took, rate in rows]
+        rows.append(("a token, of the model that is split", times, None))
+        shown = [
+            (what, f"{1e6 * min(times):,.0f}", f"{1e6 * median(times):,.0f}", size and f"{size / min(times) / 1e9:.2g}")
+            for what, times, size in rows
+        ]
         about = environment(arguments.device)
         print("{device}, {cores} cores, load {load_average}, {date}".format(**about), end=", ")
         print(f"torch {torch.__version__}, {mesh.size()} processes, each with {torch.get_num_threads()} threads\n")
-        print(tabulate(shown, ("what", "microseconds", "GB/s"), tablefmt="github", disable_numparse=True))
+        names = ("what", "best, microseconds", "median", "GB/s at best")
+        print(tabulate(shown, names, tablefmt="github", disable_numparse=True))
 
 
 def _written(arguments: argparse.Namespace, mesh: DeviceMesh) -> None:
