@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo, generate, bench, compare, errors, calibrate, explorer, train or recall."""
+"""The command line: python -m flashref and one of the commands that _parser names."""
 
 import argparse
 import json
@@ -54,15 +54,21 @@ def _parser() -> argparse.ArgumentParser:
     generate = commands.add_parser("generate", help="continue a prompt with a model", formatter_class=defaults)
     generate.add_argument("prompt", nargs="?", help="what to continue; without it, --file or standard input")
     generate.add_argument("--file", type=Path, help="read the prompt from this file")
-    generate.add_argument("--model", type=Path, default=PRETRAINED, help="a folder with config.json and weights")
-    generate.add_argument("-n", type=int, default=256, help="new tokens")
-    generate.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
-    generate.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
-    generate.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
-    generate.add_argument("--seed", type=int, help="the same seed and engine give the same text")
+    _add_sampling(generate, seed=None)
     generate.add_argument("--save", type=Path, metavar="STATE", help="put the generation away here when it stops")
     generate.add_argument("--resume", type=Path, metavar="STATE", help="go on with what --save put away")
     generate.set_defaults(run=_generate)
+
+    split = commands.add_parser(
+        "parallel",
+        help="generate with a model split over processes: torchrun --nproc-per-node 2 -m flashref parallel",
+        formatter_class=defaults,
+    )
+    split.add_argument("prompt", nargs="?", help="what to continue")
+    _add_sampling(split, seed=0)
+    split.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="gloo on the CPU, NCCL on GPUs")
+    split.add_argument("--measure", action="store_true", help="time all-reduces, memory and tokens, without a prompt")
+    split.set_defaults(run=_parallel)
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
     bench.add_argument("--json", type=Path, help="write the records to this file (while it measures, to FILE.part)")
@@ -111,6 +117,15 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_sampling(parser: argparse.ArgumentParser, seed: int | None) -> None:
+    parser.add_argument("--model", type=Path, default=PRETRAINED, help="a folder with config.json and weights")
+    parser.add_argument("-n", type=int, default=256, help="new tokens")
+    parser.add_argument("--engine", default="auto", help=f"auto, {', '.join(ENGINES)}")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token")
+    parser.add_argument("--top-k", type=int, help="draw from this many likeliest tokens only")
+    parser.add_argument("--seed", type=int, default=seed, help="the same seed and engine give the same text")
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     given = {name: getattr(arguments, name) for name in ("n", "temperature", "seed", "prompt")}
     given = {name: value for name, value in given.items() if value is not None}
@@ -143,6 +158,12 @@ def _generate(arguments: argparse.Namespace) -> None:
         if arguments.save and not tokens.broken:
             tokens.save(arguments.save)
     print(flush=True)
+
+
+def _parallel(arguments: argparse.Namespace) -> None:
+    from flashref import parallel  # torch's tensor-parallel parts come with it: the other commands do not wait
+
+    parallel.run(arguments)
 
 
 def _prompt(arguments: argparse.Namespace) -> bytes:

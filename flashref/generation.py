@@ -3,7 +3,8 @@
 The step path shares the model's weights and none of its forward's code: one position at a time, through an engine.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -30,7 +31,7 @@ class OperatorStep:
         self._operator, self._mixer = operator, mixer
         # For each long convolution, outermost last: which mixer, and which stream is the gate before it.
         self._order = [(first + o, operator.order - 1 - o) for o in range(operator.order - 1)]
-        self._in, self._out = _weights(operator.in_proj), _weights(operator.out_proj)
+        self._in, self._out = _linear(operator.in_proj), _linear(operator.out_proj)
         # The short filter runs as the engine Eager does: a slot of the block holds its output's partial sum. Views of
         # every position are made once, so that a step makes one call for it.
         taps, self._bias = operator.short_filter.weight.detach()[:, 0].T, operator.short_filter.bias.detach()
@@ -60,7 +61,7 @@ class OperatorStep:
         v = streams[-1]
         for m, gate in self._order:
             v = self._mixer.gated_step(m, v, streams[gate])
-        return F.linear(v * streams[0], *self._out)
+        return self._out(v * streams[0])
 
     def _short_filter(self, u_t: Float[Tensor, "B D"]) -> tuple[Float[Tensor, "B D"], ...]:
         """The streams at this position, as views of a slot that is written again a block later."""
@@ -69,7 +70,7 @@ class OperatorStep:
             self._slots[: SHORT_TAPS - 1] = self._slots[BLOCK:]
             self._slots[SHORT_TAPS - 1 :] = self._bias
             i = 0
-        self._reached[i].addcmul_(self._taps, F.linear(u_t, *self._in))
+        self._reached[i].addcmul_(self._taps, self._in(u_t))
         self._i = i + 1
         return self._streams[i]
 
@@ -81,7 +82,7 @@ class LayerStep:
         self._layer = layer
         self.operator = OperatorStep(layer.mixer, mixer, first)
         self._norm1, self._norm2 = _norm(layer.norm1), _norm(layer.norm2)
-        self._fc1, self._fc2 = _weights(layer.mlp.fc1), _weights(layer.mlp.fc2)
+        self._fc1, self._fc2 = _linear(layer.mlp.fc1), _linear(layer.mlp.fc2)
 
     def prefill(self, h: Float[Tensor, "B P D"]) -> Float[Tensor, "B P D"]:
         h = h + self.operator.prefill(self._layer.norm1(h))
@@ -89,8 +90,8 @@ class LayerStep:
 
     def step(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
         h = h + self.operator.step(F.layer_norm(h, *self._norm1))
-        inner = F.gelu(F.linear(F.layer_norm(h, *self._norm2), *self._fc1), approximate="tanh")
-        return h + F.linear(inner, *self._fc2)
+        inner = F.gelu(self._fc1(F.layer_norm(h, *self._norm2)), approximate="tanh")
+        return h + self._fc2(inner)
 
 
 class Decoder:
@@ -295,8 +296,11 @@ def sample(
     return torch.multinomial(weights, 1, generator=generator).squeeze(1)
 
 
-def _weights(linear: torch.nn.Linear) -> tuple[Tensor, Tensor]:
-    return linear.weight.detach(), linear.bias.detach()
+def _linear(linear: torch.nn.Linear) -> Callable[[Tensor], Tensor]:
+    """The map itself, which is faster to call than the module; but a module with hooks needs them (parallel.py)."""
+    if linear._forward_hooks:
+        return linear
+    return partial(F.linear, weight=linear.weight.detach(), bias=linear.bias.detach())
 
 
 def _norm(norm: torch.nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float]:

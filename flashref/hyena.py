@@ -37,7 +37,8 @@ class HyenaOperator(nn.Module):
     def __init__(self, config: HyenaConfig) -> None:
         super().__init__()
         width = (config.order + 1) * config.d_model
-        self.d_model, self.order, self.l_max = config.d_model, config.order, config.l_max
+        self.order, self.l_max = config.order, config.l_max
+        self.d_model = config.d_model  # the channels that are here: all, unless parallel.py has split them
         self.in_proj = nn.Linear(config.d_model, width)
         self.short_filter = nn.Conv1d(width, width, SHORT_TAPS, padding=SHORT_TAPS - 1, groups=width)
         self.filter_fn = ImplicitFilter(config)
@@ -63,7 +64,7 @@ class HyenaOperator(nn.Module):
 
         Raises ValueError for a wrong shape or device, or more than l_max positions; TypeError for a wrong dtype.
         """
-        check_like_weights("u", u, {"B": None, "L": None, "D": self.d_model}, self.in_proj.weight)
+        check_like_weights("u", u, {"B": None, "L": None, "D": self.in_proj.in_features}, self.in_proj.weight)
         length = u.shape[-2]
         if long_conv is None:
             rho = self.filters(length)

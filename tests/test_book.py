@@ -21,7 +21,7 @@ from test_project import ROOT, read
 SOURCES = ["notebooks/*.ipynb", "notebooks/exercises/release/*/*.ipynb"]
 NOTEBOOKS = [path.relative_to(ROOT).with_suffix(".html") for folder in SOURCES for path in sorted(ROOT.glob(folder))]
 REFERENCE = [path.relative_to(ROOT).with_suffix(".html") for path in sorted(ROOT.glob("docs/api/*.rst"))]
-PAGES = ["docs/index.html", *map(Path.as_posix, NOTEBOOKS + REFERENCE)]
+PAGES = ["docs/index.html", "docs/many_devices.html", *map(Path.as_posix, NOTEBOOKS + REFERENCE)]
 PAGES += ["search.html?q=tiles", "genindex.html", "_modules/flashref/tiled_cpu.html"]
 WIDTHS = (1280, 390)  # a desktop and a phone
 

@@ -12,9 +12,9 @@ from flashref import Hyena, generate, stream
 L_MAX, VOCABULARY = 48, 11
 
 
-def make(order: int = 2, seed: int = 0) -> Hyena:
+def make(order: int = 2, seed: int = 0, **sizes: int) -> Hyena:
     """A random model whose greedy text does not fall into one token for ever."""
-    model = randomised(Hyena, config(order=order, pad_vocab_size_multiple=8), seed)
+    model = randomised(Hyena, config(order=order, pad_vocab_size_multiple=8, **sizes), seed)
     with torch.no_grad():
         model.backbone.embeddings.word_embeddings.weight.normal_()
         model.backbone.ln_f.weight.normal_()
