@@ -1,4 +1,4 @@
-"""How deep random tests go: `make test` tries the same cases on every run, `make test-all` ten times as many, new ones."""
+"""How deep random tests go: `make test` tries the same cases on every run, `make test-all` ten times as many, new."""
 
 import os
 
