@@ -28,7 +28,7 @@ from flashref.convolution import causal_conv
 from flashref.corpus import as_tensor, python_files, read_all
 from flashref.distillation import distil
 from flashref.engines import make_mixer
-from flashref.files import fits, read_records
+from flashref.files import check_target, fits, read_records
 from flashref.hyena import Hyena
 from flashref.machine import environment
 from flashref.mixer import Mixer
@@ -223,10 +223,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    if arguments.windows < 2:
-        raise ValueError(f"--windows must be >= 2, got {arguments.windows}")
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json: there is no folder {arguments.json.parent}")
+    if not 2 <= arguments.windows <= 10_000:
+        raise ValueError(f"--windows must be between 2 and 10,000, got {arguments.windows:,}")
+    if arguments.json:
+        check_target("--json", arguments.json)
     machine = environment()
     windows, kept = arguments.windows, None
     if arguments.again:

@@ -54,6 +54,14 @@ def check_regular(file: Path, megabytes: int | None = None) -> None:
         raise ValueError(f"{file} is too large to be what it should be: {size:,} bytes, at most {megabytes} MB")
 
 
+def check_target(name: str, file: Path) -> None:
+    """Refuse a place for a file where there is no folder, or something else: renamed onto, a device would be gone."""
+    if not file.parent.is_dir():
+        raise FileNotFoundError(f"{name}: there is no folder {file.parent}")
+    if file.exists() and not file.is_file():
+        raise ValueError(f"{name}: {file} is a {'folder' if file.is_dir() else 'pipe or device'}, give a file")
+
+
 def _named_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

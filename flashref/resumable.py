@@ -25,7 +25,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.engines import ENGINES, Engine, make_mixer
-from flashref.files import shown
+from flashref.files import check_target, shown
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
@@ -112,12 +112,12 @@ class Generation(Iterator):
         """Put the generation away, without the model, in a safetensors file of about the engine's buffers in size.
 
         The file is written beside its place and then renamed: killed at any moment, this leaves the old file or the
-        new one. Raises ValueError for an engine that has no name, FileNotFoundError for a folder that does not exist.
+        new one. Raises ValueError for an engine that has no name or a path that is no file,
+        FileNotFoundError for a folder that does not exist.
         """
         self._check_whole()
         path = Path(path)
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"path: there is no folder {path.parent}")
+        check_target("path", path)
         kind = type(self._mixer)
         if ENGINES.get(kind.name) is not kind:
             raise ValueError(f"only an engine that has a name can be put away, one of {', '.join(ENGINES)}")
