@@ -37,10 +37,11 @@ def main(argv: list[str] | None = None) -> int:
         print(f"flashref: {said}", file=sys.stderr)
         return 2
     except (MemoryError, RuntimeError) as error:
-        asked = re.search(r"ried to allocate ([\d.]+ \w+)", str(error))  # how torch says that memory is short
-        if isinstance(error, RuntimeError) and not asked:
+        asked = re.search(r"ried to allocate ([\d.]+ \w+)|Storage size calculation overflowed", str(error))
+        if isinstance(error, RuntimeError) and not asked:  # torch has no class of its own for memory that is short
             raise
-        print(f"flashref: memory is short{f', {asked[1]} more were asked for' if asked else ''}", file=sys.stderr)
+        more = f": {asked[1]} more were asked for" if asked and asked[1] else ""
+        print(f"flashref: memory is short{more}", file=sys.stderr)
         return 2
     except EnginesDisagree as error:
         print(f"flashref: {error}; nothing was written", file=sys.stderr)
