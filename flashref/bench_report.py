@@ -25,6 +25,8 @@ def as_json(records: Sequence[Record], device: str = "cpu") -> dict[str, Any]:
 def from_json(file: Path) -> tuple[dict[str, Any], list[Record]]:
     """The environment and the records of a results file. Raises ValueError for what is none."""
     content, records = read_records(file, Record)
+    if not records:
+        raise ValueError(f"{file} is no results file: it holds no records")
     for number, r in enumerate(records):
         sizes = min(r.M, r.D, r.B, r.L, r.order - 1) >= 1 and r.M % (r.order - 1) == 0
         times = min(r.seconds, *r.runs, r.seconds) > 0 and len(r.runs) > 0

@@ -223,8 +223,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(arguments: argparse.Namespace) -> None:
-    if not 2 <= arguments.windows <= 10_000:
-        raise ValueError(f"--windows must be between 2 and 10,000, got {arguments.windows:,}")
+    if arguments.windows < 2:
+        raise ValueError(f"--windows must be >= 2, got {arguments.windows}")
+    if arguments.windows > 10_000:
+        raise ValueError(f"--windows must be <= 10000, got {arguments.windows}: there is no more text")
     if arguments.json:
         check_target("--json", arguments.json)
     machine = environment()

@@ -45,7 +45,7 @@ def environment(name: str, python: str, requirements: Path) -> Path:
     mark, inside = folder / "made_of", folder / "bin" / "python"
     if not mark.exists() or mark.read_text() != made_of:
         shutil.rmtree(folder, ignore_errors=True)
-        pip = [inside, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
+        pip = [inside, "-m", "pip", "install", "--disable-pip-version-check", "-qq"]
         subprocess.run([python, "-m", "venv", folder], check=True)
         subprocess.run([*pip, "-r", requirements], check=True)
         subprocess.run([*pip, "--no-deps", "--editable", ROOT], check=True)

@@ -56,7 +56,7 @@ def refused(folder: Path, words: str = "") -> None:
     assert words in str(error), str(error)
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_damaged_weights_in_safetensors_are_refused_or_are_numbers_of_the_right_shapes(data, good, folder, tried):
     wrong = data.draw(damaged((good / "weights.safetensors").read_bytes()))
@@ -68,7 +68,7 @@ def test_damaged_weights_in_safetensors_are_refused_or_are_numbers_of_the_right_
     tried("faults", "weights.safetensors of a model damaged")
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_damaged_weights_of_torch_are_refused_or_the_same_to_the_last_bit(data, good, folder, tried):
     wrong = data.draw(damaged((good / "weights.ckpt").read_bytes()))
@@ -87,7 +87,7 @@ entry = st.fixed_dictionaries({}, optional={"dtype": dtypes, "shape": shapes, "d
 names = st.sampled_from(["model.backbone.ln_f.bias", "../../x", "\x1b[2Jx", "a" * 5000, "", "__metadata__"])
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(25))
 @given(header=st.dictionaries(names, entry | st.integers(), max_size=4), size=st.sampled_from([0, 24, 2000]))
 def test_a_header_made_by_hand_is_refused(header, size, good, folder, tried):
     text = as_text(header)
@@ -95,7 +95,7 @@ def test_a_header_made_by_hand_is_refused(header, size, good, folder, tried):
     tried("faults", "header of a safetensors file made by hand")
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(25))
 @given(data=st.data())
 def test_a_config_that_says_anything_is_refused_or_changes_no_weight(data, good, folder, tried):
     wrong = data.draw(changed(json.loads((good / "config.json").read_text())))

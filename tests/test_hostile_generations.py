@@ -47,7 +47,7 @@ def resumed(file: Path) -> list | Exception:
     return confined(job)
 
 
-@settings(max_examples=examples(60))
+@settings(max_examples=examples(30))
 @given(data=st.data(), name=st.sampled_from(ALL))
 def test_a_damaged_generation_is_refused_or_the_same(data, name, saved, tmp_path_factory, tried):
     whole = saved[name].read_bytes()
@@ -95,7 +95,7 @@ def other(draw: st.DrawFn, t: torch.Tensor) -> torch.Tensor:
     return torch.zeros(())
 
 
-@settings(max_examples=examples(100))
+@settings(max_examples=examples(50))
 @given(data=st.data(), name=st.sampled_from(["new", *ALL]))
 def test_a_generation_made_by_hand_is_refused_or_goes_on_to_its_end(data, name, saved, tmp_path_factory, tried):
     with safe_open(saved[name], framework="pt") as opened:
@@ -116,7 +116,7 @@ def test_a_generation_made_by_hand_is_refused_or_goes_on_to_its_end(data, name, 
     tried("faults", "a saved generation made by hand, its checksum right")
 
 
-@settings(max_examples=examples(30))
+@settings(max_examples=examples(15))
 @given(key=st.sampled_from(["base", "direct_up_to", "chunk_points"]), number=numbers)
 def test_settings_made_by_hand_are_refused_or_make_an_engine(key, number, saved, tmp_path_factory, tried):
     with safe_open(saved["new"], framework="pt") as opened:

@@ -20,7 +20,10 @@ COMMANDS = {
 }
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+OFTEN = ("import", "generate", "bench")  # the others start the same way, and wait for `make test-all`
+
+
+@pytest.mark.parametrize("name", [n if n in OFTEN else pytest.param(n, marks=pytest.mark.deep) for n in COMMANDS])
 def test_a_command_runs_where_every_warning_is_an_error(name, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-W", "error", *COMMANDS[name]]
