@@ -146,7 +146,7 @@ def _make_config(settings: dict, file: Path) -> HyenaConfig:
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
-    """The tensors by their keys, no two of which share more than a tied weight does: of the files' size in all."""
+    """The tensors of a folder's file by their keys, together at most twice its size: a tied one counts twice."""
     tensors, ckpt = folder / "weights.safetensors", folder / "weights.ckpt"
     if tensors.is_file():
         return read_safetensors(tensors)[0]
@@ -163,7 +163,7 @@ def _read_weights(folder: Path) -> dict[str, Tensor]:
     ):
         raise ValueError(f"{ckpt} must hold a dictionary of tensors, or one under 'state_dict'")
     if sum(value.numel() * value.element_size() for value in weights.values()) > 2 * ckpt.stat().st_size:
-        raise ValueError(f"{ckpt} holds tensors that repeat a few numbers: they would take more memory than twice it")
+        raise ValueError(f"{ckpt} holds tensors that repeat a few numbers: they would take more than twice its size")
     return weights
 
 
