@@ -8,20 +8,26 @@ ARGS ?=
 
 RUN := .venv/bin/python -m
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+TESTS := -rfEs --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
 SUITS := import sys; sys.version_info >= (3, 11) or sys.exit("older than 3.11"); import ensurepip, venv
 
-.PHONY: help lab test mutants demo bench results lint notebooks book release slides clean
+.PHONY: help lab test test-all mutants demo bench results lint notebooks book release slides clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' Makefile
 
 lab: .venv/installed ## JupyterLab on the first notebook; where there is no browser, open the address it prints
 	$(RUN) jupyterlab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb --ip=127.0.0.1 \
 	  $(if $(filter 0,$(shell id -u)),--allow-root) $(ARGS)
 
-test: .venv/installed ## every test, and every notebook against its committed outputs
-	$(RUN) pytest tests $(NOTEBOOKS) -rfEs --nbval --nbval-current-env --nbval-sanitize-with tests/nbval_sanitize.cfg
+test: .venv/installed ## every test but the deep ones, and every notebook against its committed outputs
+	$(RUN) pytest tests $(NOTEBOOKS) -m "not deep" $(TESTS)
+
+test-all: .venv/installed ## all of it, ten times as deep, then on the lowest and newest Python that is here
+	$(RUN) pip check
+	FLASHREF_DEEP=1 $(RUN) pytest tests $(NOTEBOOKS) $(TESTS) --write-trust docs/trust.md
+	.venv/bin/python tests/across_versions.py
 
 # In a copy: what it leaves behind is in no one's way, and nothing is left over from an earlier run. There are mutants
 # that would take all memory there is.
@@ -69,7 +75,7 @@ slides: .venv/installed ## one lecture as one page that needs no network: build/
 	  --config notebooks/slides/nbconvert_config.py notebooks/slides/flash_inference.ipynb
 
 clean: ## remove .venv and every cache; the next target installs again
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
+	rm -rf .venv .venv-lowest .venv-newest .pytest_cache .ruff_cache .hypothesis *.egg-info build dist
 	find . \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
 
 # The last line but one: JupyterLab would ask every newcomer whether it may fetch news.

@@ -3,7 +3,9 @@
 import argparse
 import json
 import os
+import re
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -15,9 +17,12 @@ from flashref.bench_report import as_json, as_table, from_json, write_plots, wri
 from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
 from flashref.engines import ENGINES
+from flashref.files import check_target, shown
 from flashref.generation import stream
 from flashref.resumable import Generation
 from flashref.text import decode, encode
+
+LONGEST_PROMPT = 2**24  # bytes; the longest of HyenaDNA's filters hold 2^20 positions
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -28,7 +33,15 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (ValueError, TypeError, OSError) as error:
-        print(f"flashref: {error}", file=sys.stderr)
+        said = str(error).partition("\nException raised from")[0]  # behind it torch lists the frames of its own stack
+        print(f"flashref: {said}", file=sys.stderr)
+        return 2
+    except (MemoryError, RuntimeError) as error:
+        asked = re.search(r"ried to allocate ([\d.]+ \w+)|Storage size calculation overflowed", str(error))
+        if isinstance(error, RuntimeError) and not asked:  # torch has no class of its own for memory that is short
+            raise
+        more = f": {asked[1]} more were asked for" if asked and asked[1] else ""
+        print(f"flashref: memory is short{more}", file=sys.stderr)
         return 2
     except EnginesDisagree as error:
         print(f"flashref: {error}; nothing was written", file=sys.stderr)
@@ -135,8 +148,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _generate(arguments: argparse.Namespace) -> None:
-    if arguments.save and not arguments.save.parent.is_dir():
-        raise ValueError(f"--save: there is no folder {arguments.save.parent}")  # before anything is made
+    if arguments.save:
+        check_target("--save", arguments.save)  # before anything is made
     model = load(arguments.model)
     vocab_size = model.config.vocab_size
     if arguments.resume:
@@ -171,7 +184,11 @@ def _prompt(arguments: argparse.Namespace) -> bytes:
         raise ValueError("give the prompt as an argument or with --file, not both")
     if arguments.prompt is not None:
         return os.fsencode(arguments.prompt)
-    return arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
+    with arguments.file.open("rb") if arguments.file else nullcontext(sys.stdin.buffer) as source:
+        text = source.read(LONGEST_PROMPT + 1)
+    if len(text) > LONGEST_PROMPT:
+        raise ValueError(f"the prompt is longer than {LONGEST_PROMPT:,} bytes, which no model here can hold")
+    return text
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -179,13 +196,13 @@ def _bench(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and min(value if isinstance(value, list) else [value]) < 1:
             raise ValueError(f"--{name} must be >= 1, got {value}")
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json: there is no folder {arguments.json.parent}")  # before minutes of measuring
+    if arguments.json:
+        check_target("--json", arguments.json)  # before minutes of measuring
     if arguments.plots and not arguments.plots.is_dir():
         raise ValueError(f"--plots: there is no folder {arguments.plots}")
     if arguments.readme and not arguments.show:
         raise ValueError("--readme goes with --show and a results file")
-    device = torch.device(arguments.device).type
+    device = _device_type(arguments.device)
     if arguments.show:
         machine, records = from_json(arguments.show)
     else:
@@ -216,10 +233,20 @@ def _bench(arguments: argparse.Namespace) -> None:
         write_readme(arguments.readme, arguments.show)
 
 
+def _device_type(name: str) -> str:
+    kind, available = name.partition(":")[0], {"cpu": 1, "cuda": torch.cuda.device_count()}
+    number = name.removeprefix(kind).removeprefix(":") or "0"
+    if not number.isdecimal() or int(number) >= available.get(kind, 0):
+        there = ", ".join(["cpu", *(f"cuda:{i}" for i in range(available["cuda"]))])
+        raise ValueError(f"--device must be one that is here, {there}, got {shown(name)}")
+    return kind
+
+
 def _calibrate(arguments: argparse.Namespace) -> None:
     if arguments.forget:
         file = calibration.choices_file()
         if file is not None:
+            check_target(calibration.VARIABLE, file)
             file.unlink(missing_ok=True)
         print(f"now: {calibration.choices()}")
         return
@@ -235,10 +262,7 @@ def _calibrate(arguments: argparse.Namespace) -> None:
 def _explorer(arguments: argparse.Namespace) -> None:
     from flashref.widgets.explorer import write_explorer  # matplotlib comes with it: the other commands do not wait
 
-    if not arguments.html.parent.is_dir():
-        raise ValueError(f"--html: there is no folder {arguments.html.parent}")
-    if arguments.html.is_dir():
-        raise ValueError(f"--html: {arguments.html} is a folder, give a file")
+    check_target("--html", arguments.html)
     write_explorer(arguments.html)
     print(f"written to {arguments.html}: open it in a browser")
 

@@ -1,6 +1,5 @@
 """What comes out of a benchmark: a JSON file, tables in Markdown, and four plots, all from the same records."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -10,9 +9,11 @@ import numpy as np
 from tabulate import tabulate
 
 from flashref.bench import BOUND, NAIVE, Record
+from flashref.files import read_records, shown
 from flashref.machine import environment
 
 KINDS = ("mixer", "end_to_end", "blocks_only", "tiles", "offline", "prefill", "forward")
+STEP = ("median", "p99", "longest")  # of the times of a position
 START, END = "<!-- measured: make results writes what stands here -->", "<!-- end of measured -->"
 
 
@@ -23,11 +24,15 @@ def as_json(records: Sequence[Record], device: str = "cpu") -> dict[str, Any]:
 
 def from_json(file: Path) -> tuple[dict[str, Any], list[Record]]:
     """The environment and the records of a results file. Raises ValueError for what is none."""
-    try:
-        content = json.loads(file.read_text())
-        return content["environment"], [Record(**record) for record in content["records"]]
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise ValueError(f"{file} is no results file of this version of flashref bench: {error}") from error
+    content, records = read_records(file, Record)
+    if not records:
+        raise ValueError(f"{file} is no results file: it holds no records")
+    for number, r in enumerate(records):
+        sizes = min(r.M, r.D, r.B, r.L, r.order - 1) >= 1 and r.M % (r.order - 1) == 0
+        times = min(r.seconds, *r.runs, r.seconds) > 0 and len(r.runs) > 0
+        if not (sizes and times and r.kind in KINDS and set(r.step) in (set(), set(STEP))):
+            raise ValueError(f"{file} is no results file: record {number} is none of a measurement: {shown(repr(r))}")
+    return content["environment"], records
 
 
 def as_table(records: Sequence[Record]) -> str:
@@ -40,7 +45,7 @@ def as_table(records: Sequence[Record]) -> str:
             f"{r.seconds:.3f}" + (" (sampled)" if r.extrapolated else ""),
             f"{1e6 * r.seconds / r.L:.1f}",
             f"{min(r.runs):.3f} .. {max(r.runs):.3f}" if len(r.runs) > 1 else "one run",
-            " / ".join(f"{r.step[name]:.0f}" for name in ("median", "p99", "longest")) if r.step else "",
+            " / ".join(f"{r.step[name]:.0f}" for name in STEP) if r.step else "",
             _ratio(best_naive(records, r), r),
         )
         for r in sorted(records, key=lambda r: (_sizes(r), KINDS.index(r.kind)))

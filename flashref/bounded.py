@@ -81,8 +81,12 @@ class Bounded(TiledCPU):
         super()._resume()
         n = self.position - self.prompt_length
         for U, left in zip(self._evens, self._left.tolist(), strict=True):
-            if left:  # a level has one job at a time, which began at the last multiple of U
-                self._jobs.append(Job(n - n % U + U, U, left))
+            if not left:
+                continue
+            level = self._levels[U]
+            if not 0 < left <= level.points or (level.points - left) % level.per_piece or n < U:
+                raise ValueError(f"snapshot['left'] says {left} points at position {n}: no number of pieces of {U}")
+            self._jobs.append(Job(n - n % U + U, U, left))  # a level's one job began at the last multiple of U
         self._jobs.sort(key=lambda job: (job.due, -job.U))
 
 
@@ -106,7 +110,7 @@ class Level:
             for c in range(0, C, size)
         ]
         self.points = batch_size * C * 2 * U  # of all its FFTs in one direction
-        self._per_piece = batch_size * size * 2 * U
+        self.per_piece = batch_size * size * 2 * U
         self._even = (batch_size, C, U + 1)
 
     def make_even(self) -> Complex[Tensor, "B C U+1"]:
@@ -118,7 +122,7 @@ class Level:
         [n+U, n+2U), for some channels. Returns its FFT points in one direction.
         """
         U, n = job.U, job.due - job.U
-        c, two_on, three_on = self.pieces[(self.points - job.left) // self._per_piece]
+        c, two_on, three_on = self.pieces[(self.points - job.left) // self.per_piece]
         x, z = slots[:, c, n - U : n], slots[:, c, n + U : n + 2 * U]
         X: Complex[Tensor, "B c U+1"] = torch.fft.rfft(x, 2 * U)
         if n % (2 * U):  # the block is even: the next one wants its spectrum

@@ -17,6 +17,7 @@ import torch
 from platformdirs import user_cache_path
 from tqdm.auto import tqdm
 
+from flashref.files import read_json
 from flashref.machine import processor
 
 VARIABLE = "FLASHREF_CALIBRATION"  # names another file; set to nothing, no file is read
@@ -37,6 +38,7 @@ CANDIDATES = {
     "base": (32, 64, 128),
     "chunk_points": (2**17, 2**18, 2**19, 2**20),
 }
+MOST = {"base": 2**16, "chunk_points": 2**40}  # that is believed: a block's buffers are made whatever its size
 
 
 def machine() -> str:
@@ -63,11 +65,12 @@ def choices() -> Choices:
 @lru_cache(maxsize=1)
 def _read(file: Path, changed: int) -> dict[str, Choices]:
     try:
-        found = {name: Choices(**kept) for name, kept in json.loads(file.read_text()).items()}
-        numbers = [number for kept in found.values() for number in asdict(kept).values()]
-        if not all(isinstance(number, int) and number >= 1 for number in numbers):
-            raise TypeError("choices are integers >= 1")
-    except (json.JSONDecodeError, AttributeError, TypeError) as error:
+        found = {name: Choices(**kept) for name, kept in read_json(file).items()}
+        for name, most in MOST.items():
+            numbers = [getattr(kept, name) for kept in found.values()]
+            if not all(isinstance(n, int) and not isinstance(n, bool) and 1 <= n <= most for n in numbers):
+                raise TypeError(f"{name} must be an integer from 1 to {most:,}")
+    except (ValueError, AttributeError, TypeError) as error:
         raise ValueError(
             f"{file} cannot be understood ({error}): delete it, or measure again with python -m flashref calibrate"
         ) from error

@@ -8,19 +8,17 @@ import json
 import os
 import shutil
 import tempfile
-import zipfile
-from collections import OrderedDict
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flashref.config import HyenaConfig
-from flashref.hyena import Hyena, HyenaOperator
+from flashref.files import read_json, read_safetensors, shown
+from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator
+from flashref.pickled import read_pickled
 
 PRETRAINED = Path(__file__).parent / "pretrained" / "python_stdlib"  # the trained model that comes with flashref
 
@@ -49,6 +47,7 @@ _FRAMEWORKS = (
     *(f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "int", "float", "str", "bool", "object")),
 )
 
+_EMBEDDING = "backbone.embeddings.word_embeddings.weight"
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -60,17 +59,13 @@ def load(path: str | os.PathLike) -> Hyena:
     config, not a checkpoint, keys that are missing, unexpected or of the wrong shape, each named.
     """
     folder, config = _read_config(path)
-    model = Hyena(_model_config(config, folder / "config.json"))
     found = _read_weights(folder)
     weights = {_plain_key(key): value for key, value in found.items()}
     if len(weights) < len(found):
         raise ValueError(f"{folder}: two keys name the same weight, with and without a prefix: remove one of them")
-    embedding = weights.get("backbone.embeddings.word_embeddings.weight")
-    if embedding is not None:
+    if (embedding := weights.get(_EMBEDDING)) is not None:
         weights.setdefault("lm_head.weight", embedding)
-        if not torch.equal(weights["lm_head.weight"], embedding):
-            raise ValueError(f"{folder}: lm_head.weight differs from the embedding, but the head is tied to it")
-    return _fill(model, weights, folder)
+    return _filled(Hyena, _model_config(config, folder / "config.json"), weights, folder)
 
 
 def load_operator(path: str | os.PathLike) -> HyenaOperator:
@@ -81,8 +76,7 @@ def load_operator(path: str | os.PathLike) -> HyenaOperator:
     """
     folder, config = _read_config(path)
     sizes = {"n_layer": 1, "d_inner": 1, "vocab_size": 1, "shift": 0.0, **config}
-    operator = HyenaOperator(_make_config(sizes, folder / "config.json"))
-    return _fill(operator, _read_weights(folder), folder)
+    return _filled(HyenaOperator, _make_config(sizes, folder / "config.json"), _read_weights(folder), folder)
 
 
 def save(model: Hyena, path: str | os.PathLike, dtype: torch.dtype | None = None) -> None:
@@ -122,10 +116,7 @@ def _read_config(path: str | os.PathLike) -> tuple[Path, dict]:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"{folder} has no config.json: it says how large the model is; copy it beside the weights")
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from error
+    config = read_json(file)
     if not isinstance(config, dict):
         raise ValueError(f"{file} must hold a JSON object, got {type(config).__name__}")
     return folder, config
@@ -143,7 +134,7 @@ def _make_config(settings: dict, file: Path) -> HyenaConfig:
     """Keep what a HyenaConfig has, refuse what would change the arithmetic, ignore the rest (learning rates, say)."""
     for name, allowed in _FIXED.items():
         if name in settings and settings[name] not in allowed:
-            raise ValueError(f"{file}: {name} = {settings[name]!r} is not supported, only {allowed[0]!r} is")
+            raise ValueError(f"{file}: {name} = {shown(repr(settings[name]))} is not supported, only {allowed[0]!r} is")
     known = {field.name for field in fields(HyenaConfig)}
     try:
         return HyenaConfig(**{name: value for name, value in settings.items() if name in known})
@@ -151,74 +142,108 @@ def _make_config(settings: dict, file: Path) -> HyenaConfig:
         missing = {"d_model", "n_layer", "d_inner", "vocab_size", "l_max"} - settings.keys()
         raise ValueError(f"{file} does not say {', '.join(sorted(missing)) or error}") from error
     except ValueError as error:
-        raise ValueError(f"{file}: {error}") from error
+        raise ValueError(f"{file}: {shown(error)}") from error
 
 
 def _read_weights(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a folder's file by their keys, together at most twice its size: a tied one counts twice."""
     tensors, ckpt = folder / "weights.safetensors", folder / "weights.ckpt"
     if tensors.is_file():
-        try:
-            return load_file(tensors)
-        except (SafetensorError, ValueError, OverflowError) as error:
-            raise ValueError(f"{tensors} is not a safetensors file, or is damaged: {error}") from error
+        return read_safetensors(tensors)[0]
     if not ckpt.is_file():
         raise ValueError(f"{folder} has neither weights.safetensors nor weights.ckpt")
-    with ckpt.open("rb") as file:
-        try:
-            weights = _unpickle(file)
-        except Exception as error:  # a damaged file fails in as many ways as there are damages
-            raise ValueError(
-                f"{ckpt} is not a checkpoint of plain tensors, or is damaged ({type(error).__name__}): "
-                "copy it again, or save its state_dict as weights.safetensors"
-            ) from error
+    try:
+        weights = read_pickled(ckpt, skipped=_FRAMEWORKS)
+    except ValueError as error:
+        raise ValueError(f"{error}: copy it again, or save its state_dict as weights.safetensors") from error
     if isinstance(weights, dict) and isinstance(weights.get("state_dict"), dict):
         weights = weights["state_dict"]  # PyTorch Lightning keeps the weights there, beside its own state
     if not isinstance(weights, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in weights.items()
     ):
         raise ValueError(f"{ckpt} must hold a dictionary of tensors, or one under 'state_dict'")
+    if sum(value.numel() * value.element_size() for value in weights.values()) > 2 * ckpt.stat().st_size:
+        raise ValueError(f"{ckpt} holds tensors that repeat a few numbers: they would take more than twice its size")
     return weights
-
-
-class _Skipped:
-    """Stands in for a class of a training framework. Its objects become plain dictionaries, which nobody looks at."""
-
-    def __new__(cls, *_, **__) -> OrderedDict:
-        return OrderedDict()  # of the types that weights_only fills with items and with state, the one that takes both
-
-
-def _unpickle(file: BinaryIO) -> object:
-    """torch.load with weights_only=True, which runs no code of the file's.
-
-    HyenaDNA's published checkpoints also hold settings and callbacks, of classes that weights_only refuses. Those of
-    known training frameworks are replaced by stand-ins; a file with any other class is refused as it always was.
-    """
-    is_zip = zipfile.is_zipfile(file)
-    file.seek(0)
-    found = torch.serialization.get_unsafe_globals_in_checkpoint(file) if is_zip else []
-    file.seek(0)
-    with torch.serialization.safe_globals([(_Skipped, name) for name in found if name.startswith(_FRAMEWORKS)]):
-        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _plain_key(key: str) -> str:
     return key.removeprefix("model.").replace(".mixer.layer.", ".mixer.").replace(".mlp.layer.", ".mlp.")
 
 
-def _fill(module: nn.Module, weights: dict[str, Tensor], folder: Path) -> nn.Module:
-    """Put weights into a module, all of them and nothing else, or say which do not fit."""
-    expected = module.state_dict()
-    faults = [f"missing: {key}" for key in expected if key not in weights]
-    faults += [f"unexpected: {key}" for key in weights if key not in expected]
+def check_fit(kind: type[nn.Module], config: HyenaConfig, weights: dict[str, Tensor], where: Path) -> None:
+    """Refuse weights that are not those of a module of this kind and config, before it is made: it may be absurd.
+
+    ``where`` is the folder or file that the message names, with what is missing, unexpected, of another shape or dtype,
+    or no number.
+    """
+    shapes = _shapes(kind, config, len(weights), where)
+    faults = [f"missing: {key}" for key in shapes if key not in weights]
+    faults += [f"unexpected: {shown(key)}" for key in weights if key not in shapes]
     faults += [
-        f"{key}: shape {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+        f"{key}: shape {tuple(value.shape)}, expected {shapes[key]}"
         for key, value in weights.items()
-        if key in expected and value.shape != expected[key].shape
+        if key in shapes and value.shape != shapes[key]
     ]
-    faults += [f"{key}: dtype {value.dtype}" for key, value in weights.items() if value.dtype not in _DTYPES]
+    faults += [f"{shown(key)}: dtype {value.dtype}" for key, value in weights.items() if value.dtype not in _DTYPES]
+    if not faults:
+        faults = [f"{key}: holds NaN or infinity" for key, value in weights.items() if not value.isfinite().all()]
     if faults:
         more = [f"and {len(faults) - 12} more"] if len(faults) > 12 else []
-        raise ValueError(f"the weights in {folder} do not fit its config.json:\n  " + "\n  ".join(faults[:12] + more))
+        raise ValueError(f"the weights in {where} do not fit its config.json:\n  " + "\n  ".join(faults[:12] + more))
+
+
+def _filled(
+    kind: type[Hyena] | type[HyenaOperator], config: HyenaConfig, weights: dict[str, Tensor], folder: Path
+) -> nn.Module:
+    """A module with these weights, all of them and nothing else."""
+    check_fit(kind, config, weights, folder)
     dtype = functools.reduce(torch.promote_types, (value.dtype for value in weights.values()), torch.float32)
-    module.to(dtype).load_state_dict({key: value.to(dtype) for key, value in weights.items()})
+    weights = {key: value.to(dtype) for key, value in weights.items()}
+    if kind is Hyena and not torch.equal(weights["lm_head.weight"], weights[_EMBEDDING]):
+        raise ValueError(f"{folder}: lm_head.weight differs from the embedding, but the head is tied to it")
+    module = kind(config).to(dtype)
+    module.load_state_dict(weights)
     return module.eval()
+
+
+def _shapes(kind: type[nn.Module], config: HyenaConfig, found: int, where: Path) -> dict[str, tuple[int, ...]]:
+    """The shapes of a module's weights by name, worked out without making it: its sizes may be absurd."""
+    if kind is HyenaOperator:
+        return _operator_shapes(config)
+    D, inner = config.d_model, config.d_inner
+    layer = {f"mixer.{key}": shape for key, shape in _operator_shapes(config).items()}
+    layer |= {
+        "mlp.fc1.weight": (inner, D),
+        "mlp.fc1.bias": (inner,),
+        "mlp.fc2.weight": (D, inner),
+        "mlp.fc2.bias": (D,),
+    }
+    layer |= {f"norm{i}.{part}": (D,) for i in (1, 2) for part in ("weight", "bias")}
+    if config.n_layer * len(layer) > 2 * found:  # far more than could be named as missing
+        raise ValueError(f"{where}: n_layer = {config.n_layer:,} asks for more weights than the {found:,} there are")
+    layers = {f"backbone.layers.{i}.{key}": layer[key] for i in range(config.n_layer) for key in layer}
+    ends = {"backbone.ln_f.weight": (D,), "backbone.ln_f.bias": (D,), "lm_head.weight": (config.rows, D)}
+    return {_EMBEDDING: (config.rows, D)} | layers | ends
+
+
+def _operator_shapes(config: HyenaConfig) -> dict[str, tuple[int, ...]]:
+    D, L, E, width = config.d_model, config.l_max, config.emb_dim, config.filter_order
+    streams, channels = (config.order + 1) * D, (config.order - 1) * D
+    network = {f"filter_fn.implicit_filter.{i}.weight": (width, width if i else E) for i in (0, 2, 4)}
+    network |= {f"filter_fn.implicit_filter.{i}.bias": (width,) for i in (0, 2, 4)}
+    network |= {f"filter_fn.implicit_filter.{i}.freq": (1, width) for i in (1, 3, 5)}
+    return {
+        "in_proj.weight": (streams, D),
+        "in_proj.bias": (streams,),
+        "short_filter.weight": (streams, 1, SHORT_TAPS),
+        "short_filter.bias": (streams,),
+        "filter_fn.bias": (channels,),
+        "filter_fn.pos_emb.z": (1, L, E),
+        "filter_fn.pos_emb.t": (1, L, 1),
+        **network,
+        "filter_fn.implicit_filter.6.weight": (channels, width),
+        "filter_fn.modulation.deltas": (1, 1, channels),
+        "out_proj.weight": (D, D),
+        "out_proj.bias": (D,),
+    }

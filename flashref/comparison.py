@@ -28,6 +28,7 @@ from flashref.convolution import causal_conv
 from flashref.corpus import as_tensor, python_files, read_all
 from flashref.distillation import distil
 from flashref.engines import make_mixer
+from flashref.files import check_target, fits, read_records
 from flashref.hyena import Hyena
 from flashref.machine import environment
 from flashref.mixer import Mixer
@@ -191,8 +192,8 @@ def _kind(mixer: Mixer) -> tuple[str, bool, int | None]:
 
 def read(file: Path) -> tuple[dict, list[Compared]]:
     """What ``compare --json`` wrote: the machine, with what text was used, and the records."""
-    kept = json.loads(Path(file).read_text())
-    return kept["environment"], [Compared(**record) for record in kept["records"]]
+    kept, records = read_records(Path(file), Compared)
+    return kept["environment"], records
 
 
 def as_table(records: list[Compared]) -> str:
@@ -224,14 +225,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _compare(arguments: argparse.Namespace) -> None:
     if arguments.windows < 2:
         raise ValueError(f"--windows must be >= 2, got {arguments.windows}")
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json: there is no folder {arguments.json.parent}")
+    if arguments.windows > 10_000:
+        raise ValueError(f"--windows must be <= 10000, got {arguments.windows}: there is no more text")
+    if arguments.json:
+        check_target("--json", arguments.json)
     machine = environment()
-    again = json.loads(arguments.again.read_text()) if arguments.again else {"windows": arguments.windows}
-    kept = [Compared(**record) for record in again["records"]] if arguments.again else None
+    windows, kept = arguments.windows, None
+    if arguments.again:
+        content, kept = read_records(arguments.again, Compared)
+        windows = content.get("windows")
+        if not fits(windows, int):
+            raise ValueError(f"{arguments.again} does not say how many windows of text were used")
     records = compare(arguments.windows, again=kept)
     if arguments.json:
-        kept = {"environment": machine, "windows": again["windows"], "records": [asdict(r) for r in records]}
+        kept = {"environment": machine, "windows": windows, "records": [asdict(r) for r in records]}
         lines = json.dumps(kept, indent=1).replace("\n   ", " ").replace("\n  }", " }")
         arguments.json.write_text(lines + "\n")
     print(as_table(records), file=sys.stdout)

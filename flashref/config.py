@@ -1,6 +1,5 @@
 """The sizes of a Hyena, under the names that the public models give them."""
 
-import math
 from dataclasses import dataclass
 
 
@@ -39,8 +38,8 @@ class HyenaConfig:
                 raise ValueError(f"{name} must be an integer >= 1, got {value!r}")
         for name in ("w", "shift", "fast_decay", "slow_decay"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name} must be a finite number, got {value!r}")
+            if not isinstance(value, int | float) or not abs(value) <= 1e30:
+                raise ValueError(f"{name} must be a finite number of at most 1e30, got {value!r}")
             if name.endswith("decay") and value <= 0:
                 raise ValueError(f"{name} must be > 0, got {value!r}")
         if self.decay_spacing not in ("linear", "log"):
@@ -49,6 +48,9 @@ class HyenaConfig:
             raise ValueError(f"order must be an integer >= 2 (order 2 has one long convolution), got {self.order!r}")
         if not isinstance(self.emb_dim, int) or self.emb_dim < 3 or self.emb_dim % 2 == 0:
             raise ValueError(f"emb_dim must be odd and >= 3 (time, cosines, sines), got {self.emb_dim!r}")
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value >= 2**31:
+                raise ValueError(f"{name} must be below 2^31, got {value:,}")
 
     @property
     def rows(self) -> int:

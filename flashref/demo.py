@@ -19,6 +19,7 @@ from flashref.generation import decode, stream
 from flashref.machine import environment
 from flashref.text import decode as to_text
 from flashref.text import encode
+from flashref.tiling import check_count
 
 TURN = 32  # tokens that an engine, then the bound, writes before it is the other's turn
 PROMPT = b'''"""Read a table from a file and print its columns."""
@@ -38,6 +39,7 @@ def demo(prompt: bytes = PROMPT, n: int = 3072, temperature: float = 0.8, seed: 
     run in turns with each engine), and whether the tokens are those of lazy. Only the time inside the generator counts,
     not the printing. Raises what generate raises for a bad prompt, n, temperature or seed.
     """
+    check_count("n", n, 1)
     model = load(PRETRAINED)
     tokens = encode(prompt, model.config.vocab_size).unsqueeze(0)
     stream(model, tokens, n, temperature=temperature, seed=seed)  # refuses bad arguments before anything is printed

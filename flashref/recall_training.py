@@ -19,13 +19,23 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flashref.checkpoints import load, save
+from flashref.checkpoints import check_fit, load, save
 from flashref.config import HyenaConfig
 from flashref.hyena import Hyena
 from flashref.machine import processor
 from flashref.recall import Task, accuracy, sequences
 from flashref.tiling import check_count
-from flashref.training import STATE, add_settings, level_filters, make_optimisers, rate, read_state, write, write_report
+from flashref.training import (
+    STATE,
+    add_settings,
+    level_filters,
+    make_optimisers,
+    rate,
+    read_state,
+    take_up,
+    write,
+    write_report,
+)
 
 CURVE_EVERY = 25  # steps
 MEASURED = 256  # sequences
@@ -164,12 +174,13 @@ def run(settings: Settings, state: dict, file: Path, save_minutes: float) -> Hye
     phases, recent, saved = settings.phases(), [], time.monotonic()
     model, optimisers = None, []
     if "model" in state:
-        model = stretched(None, settings, phases[(state["step"] - 1) // settings.steps])
-        model.load_state_dict(state["model"])
-        if state["step"] % settings.steps:
-            optimisers = make_optimisers(model, settings)
-            for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
-                optimiser.load_state_dict(kept)
+        if not 0 < state["step"] <= settings.total:
+            raise ValueError(f"{file} is damaged: step {state['step']} is none of its {settings.total} steps")
+        task = phases[(state["step"] - 1) // settings.steps]
+        check_fit(Hyena, settings.config(task), state["model"], file)
+        model = stretched(None, settings, task)
+        optimisers = make_optimisers(model, settings) if state["step"] % settings.steps else []
+        take_up(model, optimisers, state if optimisers else state | {"optimisers": []})
 
     def keep() -> None:
         state["model"], state["optimisers"] = model.state_dict(), [o.state_dict() for o in optimisers]

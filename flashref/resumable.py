@@ -10,7 +10,6 @@ What is kept is the engine's own state, not the tokens alone: a prompt made of t
 two tokens are nearly as likely another one could win.
 """
 
-import hashlib
 import json
 import os
 import signal
@@ -22,18 +21,16 @@ from typing import Self
 
 import torch
 from jaxtyping import Int
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flashref.engines import ENGINES, Engine, make_mixer
+from flashref.engines import ENGINES, ON_CUDA, Engine, make_mixer
+from flashref.files import check_target, shown
 from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
-from flashref.tiled_cpu import TiledCPU
-
-FORMAT = "flashref generation 1"  # changes when a file of today could be read wrongly
+from flashref.saved import FORMAT, check_settings, checksum, fingerprint, read, settings, under
 
 
 class Generation(Iterator):
@@ -116,14 +113,14 @@ class Generation(Iterator):
         """Put the generation away, without the model, in a safetensors file of about the engine's buffers in size.
 
         The file is written beside its place and then renamed: killed at any moment, this leaves the old file or the
-        new one. Raises ValueError for an engine that has no name, FileNotFoundError for a folder that does not exist.
+        new one. Raises ValueError for an engine that has no name or a path that is no file,
+        FileNotFoundError for a folder that does not exist.
         """
         self._check_whole()
         path = Path(path)
-        if not path.parent.is_dir():
-            raise FileNotFoundError(f"path: there is no folder {path.parent}")
+        check_target("path", path)
         kind = self._mixer.plain if isinstance(self._mixer, Checked) else type(self._mixer)
-        if ENGINES.get(kind.name) is not kind:
+        if kind not in (ENGINES.get(kind.name), ON_CUDA.get(kind.name)):
             raise ValueError(f"only an engine that has a name can be put away, one of {', '.join(ENGINES)}")
         tensors = {f"mixer.{name}": t for name, t in self._mixer.snapshot().items()}
         tensors |= {f"decoder.{name}": t for name, t in self._decoder.snapshot().items()}
@@ -132,7 +129,7 @@ class Generation(Iterator):
         about = {
             "engine": kind.name,
             "checked": isinstance(self._mixer, Checked),
-            "settings": _settings(self._mixer),
+            "settings": settings(self._mixer),
             "prompt": self._prompt,
             "n": self._n,
             "temperature": self._temperature,
@@ -141,7 +138,7 @@ class Generation(Iterator):
             "torch": torch.__version__,
         }
         metadata = {"format": FORMAT, "about": json.dumps(about)}
-        metadata["checksum"] = _checksum(metadata["about"], tensors)
+        metadata["checksum"] = checksum(metadata["about"], tensors)
         scratch = path.with_name(path.name + ".new")  # one left over by a kill is simply written again
         save_file(tensors, scratch, metadata)
         with open(scratch, "rb") as file:
@@ -155,26 +152,46 @@ class Generation(Iterator):
         Raises FileNotFoundError where there is none, ValueError for a file that is not whole, of another format, or of
         another model than this one: each with what to do.
         """
-        about, tensors = _read(Path(path))
+        about, tensors = read(Path(path))
         if about["model"] != fingerprint(model):
             raise ValueError(
                 f"{path} was made with another model: load that one, in its dtype and with the same weights to the "
                 "last bit"
             )
-        tokens, prompt, n = tensors["tokens"], about["prompt"], about["n"]
+        try:
+            return cls._restored(about, tensors, model)
+        except (KeyError, IndexError, TypeError, ValueError, RuntimeError) as error:
+            # Its checksum fits, so nobody changed it by accident: it was made by hand, or by a faulty program.
+            raise ValueError(f"{path} is no generation that this model can go on with: {shown(error)}") from error
+
+    @classmethod
+    def _restored(cls, about: dict, tensors: dict[str, Tensor], model: Hyena) -> Self:
+        tokens, prompt, n, engine = tensors["tokens"], about["prompt"], about["n"], about["engine"]
+        tokens = tokens.to(model.lm_head.weight.device)
+        check_request(model, tokens[:, :prompt], n, engine, about["temperature"], about["top_k"], None)
+        check_request(model, tokens, 0, engine, 0.0, None, None)  # what was made must be tokens too
+        made = tokens.shape[1] - prompt
+        if not 0 <= made <= n:
+            raise ValueError(f"{made} tokens were made of {n}")
+        check_settings(about["settings"], ENGINES[engine], model.config.l_max)
+        short = (2, len(tokens), (model.config.order + 1) * model.config.d_model)
+        if any(t.shape != short for t in under("decoder.", tensors).values()):  # before buffers are made of that size
+            raise ValueError(f"the short filters' buffers must have shape {short} with {len(tokens)} sequences")
         with torch.no_grad():
             filters = model.filters(max(0, prompt + n - 1))
         run = object.__new__(cls)
-        mixer = ENGINES[about["engine"]](filters, tokens.shape[0], **about["settings"])
+        mixer = ENGINES[engine](filters, len(tokens), **about["settings"])
         if about.get("checked"):
             mixer = as_checked(mixer)
         run._set_up(model, mixer, prompt, n, about["temperature"], about["top_k"])
-        run._mixer.restore(_under("mixer.", tensors))
-        run._decoder.restore(_under("decoder.", tensors))
+        run._mixer.restore(under("mixer.", tensors))
+        if run._mixer.position != (max(0, tokens.shape[1] - 1) if made else 0):
+            raise ValueError(f"the engine stands at position {run._mixer.position}, behind {tokens.shape[1]} tokens")
+        run._decoder.restore(under("decoder.", tensors))
         run._generator = torch.Generator(run._tokens.device)
         run._generator.set_state(tensors["generator"])
         run._tokens[:, : tokens.shape[1]] = tokens
-        run._made = tokens.shape[1] - prompt
+        run._made = made
         return run
 
     def _check_whole(self) -> None:
@@ -183,57 +200,6 @@ class Generation(Iterator):
                 "an error in the middle of a token left this generation unusable: resume the file that was saved last, "
                 "or begin anew with its tokens as the prompt"
             )
-
-
-def fingerprint(model: Hyena) -> str:
-    """A digest of a model's settings and of every bit of its weights. Costs one pass over them."""
-    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
-    return _checksum(repr(model.config), state)
-
-
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(text.encode(), digest_size=16)
-    for name in sorted(tensors):
-        t = tensors[name]
-        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _settings(mixer: Mixer) -> dict[str, int]:
-    """What a tiled engine must be made with to round as this one does."""
-    if not isinstance(mixer, TiledCPU):
-        return {}
-    return {"base": mixer.base, "direct_up_to": mixer.direct_up_to, "chunk_points": mixer.chunk_points}
-
-
-def _read(path: Path) -> tuple[dict, dict[str, Tensor]]:
-    """What a file says about itself, and its tensors; nothing in it is run, and no more is read than it is long."""
-    if not path.is_file():
-        raise FileNotFoundError(f"path: there is no file {path}")
-    broken = f"{path} is no whole generation: it was cut off, changed, or is another kind of file"
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format", FORMAT) != FORMAT:
-                raise ValueError(
-                    f"{path} has the format {metadata['format']!r} and this flashref reads {FORMAT!r}: resume it with "
-                    "the version that wrote it, or begin anew with its tokens as the prompt"
-                )
-            tensors = {
-                name: file.get_tensor(name) for name in file.keys()
-            }  # file is no dictionary: it cannot be looped over
-    except SafetensorError as error:
-        raise ValueError(f"{broken} ({error})") from error
-    if metadata.keys() != {"format", "about", "checksum"}:
-        raise ValueError(f"{broken} (its metadata is not ours)")
-    if metadata["checksum"] != _checksum(metadata["about"], tensors):
-        raise ValueError(f"{broken} (its checksum does not fit)")
-    return json.loads(metadata["about"]), tensors
-
-
-def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
 
 
 @contextmanager

@@ -1,5 +1,7 @@
 """Between text and tokens: bytes for models with 256 tokens, characters of DNA for HyenaDNA."""
 
+import re
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -14,14 +16,14 @@ def encode(text: bytes, vocab_size: int) -> Int[Tensor, " P"]:
     White space around a DNA sequence and between its lines is dropped. Raises ValueError for a letter that is no base,
     or a vocab_size that is neither.
     """
-    if vocab_size == 256:
-        return torch.tensor(list(text), dtype=torch.long)
-    _check_vocabulary(vocab_size)
-    bases = "".join(text.decode("latin-1").split()).upper()
-    for position, base in enumerate(bases):
-        if base not in "ACGTN":
+    if vocab_size != 256:
+        _check_vocabulary(vocab_size)
+        text = b"".join(text.split())
+        if found := re.search(rb"[^ACGTNacgtn]", text):
+            base, position = found[0].decode("latin-1"), found.start()
             raise ValueError(f"a DNA prompt holds A, C, G, T and N only, got {base!r} at position {position}")
-    return torch.tensor([DNA.index(base) for base in bases], dtype=torch.long)
+        text = text.upper().translate(bytes.maketrans(b"ACGTN", bytes(map(DNA.index, "ACGTN"))))
+    return torch.frombuffer(bytearray(text), dtype=torch.uint8).long() if text else torch.zeros(0, dtype=torch.long)
 
 
 def decode(tokens: Int[Tensor, " n"], vocab_size: int) -> bytes:

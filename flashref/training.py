@@ -14,9 +14,10 @@ import signal
 import sys
 import sysconfig
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,7 +27,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from flashref.checkpoints import load, save
+from flashref.checkpoints import check_fit, load, save
 from flashref.config import HyenaConfig
 from flashref.corpus import (
     as_tensor,
@@ -37,7 +38,9 @@ from flashref.corpus import (
     python_files,
     read_all,
 )
+from flashref.files import fits, shown
 from flashref.hyena import Hyena
+from flashref.pickled import read_pickled
 
 STATE = "state.pt"  # what a run needs to go on, beside the files of the model
 CURVE_EVERY = 20  # steps
@@ -205,14 +208,14 @@ def train(
     if state["sha256"] != digest(text):
         raise ValueError(f"the run in {out} was begun on other files than those in {root}")
 
+    if resume:
+        check_fit(Hyena, settings.config(), state["model"], out / STATE)
     torch.manual_seed(settings.seed)
     model = Hyena(settings.config()).to(device)
     level_filters(model)
     optimisers = make_optimisers(model, settings)
     if resume:
-        model.load_state_dict(state["model"])
-        for optimiser, saved in zip(optimisers, state["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
+        take_up(model, optimisers, state)
     out.mkdir(parents=True, exist_ok=True)
     run(model, optimisers, settings, state, as_tensor(text).to(device), out / STATE, save_minutes)
 
@@ -302,11 +305,24 @@ def read_state(out: Path, device: str, kind: type = Settings) -> dict:
     if not (out / STATE).is_file():
         raise ValueError(f"{out} holds no run to resume: there is no {STATE}")
     try:
-        state = torch.load(out / STATE, map_location=device, weights_only=True)
+        state = read_pickled(out / STATE, device=device)
         kind(**state["settings"])
-    except Exception as error:  # a damaged file fails in as many ways as there are damages
-        raise ValueError(f"{out / STATE} is damaged, or not the state of a run ({type(error).__name__})") from error
+        hints = {"step": int, "seconds": float, "curve": list[Any]}
+        if not all(fits(state[name], hint) for name, hint in hints.items()):
+            raise ValueError("it does not say how far the run is")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{out / STATE} is damaged, or not the state of a run: {shown(error)}") from error
     return state
+
+
+def take_up(model: Hyena, optimisers: Sequence[torch.optim.Optimizer], state: dict) -> None:
+    """Put the weights and optimisers of a state where they belong. Raises ValueError if they are not its settings'."""
+    try:
+        model.load_state_dict(state["model"])
+        for optimiser, kept in zip(optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
+    except (KeyError, TypeError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{STATE} is damaged: it does not fit its own settings: {shown(error)}") from error
 
 
 def write(file: Path, writer: Callable[[Path], object]) -> None:

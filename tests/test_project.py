@@ -99,6 +99,12 @@ def test_each_dependency_in_pyproject_has_a_lower_bound_and_no_upper_one(name):
     assert [bound.operator for bound in DECLARED[name].specifier] == [">="]
 
 
+def test_the_lowest_requirements_are_the_lower_bounds_of_pyproject():
+    extras = [*PROJECT["dependencies"], *EXTRAS["notebooks"], *EXTRAS["dev"]]
+    lowest = [line for line in read("requirements-lowest.txt").splitlines() if line and not line.startswith("#")]
+    assert lowest == [line.replace(">=", "==") for line in extras]
+
+
 def test_environment_yml_installs_requirements_txt_and_the_package_and_lists_no_versions_of_its_own():
     *conda, pip = CONDA
     assert pip == {"pip": ["-r requirements.txt", "-e ."]}
@@ -122,8 +128,8 @@ def test_the_version_is_the_same_in_pyproject_and_in_the_citation():
 
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_each_make_target_that_a_page_names_exists(page):
-    named = set(re.findall(r"(?:^|`)make ([a-z]+)", read(page), re.MULTILINE))
-    targets = set(re.findall(r"^([a-z]+):", read("Makefile"), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", read(page), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE))
     assert named and named <= targets
 
 

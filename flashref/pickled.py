@@ -1,0 +1,114 @@
+"""What torch.save wrote and somebody else may have changed, read so that it runs no code and fills no memory.
+
+torch.load with weights_only=True runs no code of a file's. It still does what the file says with the functions that it
+knows, and some of those can be asked for any amount of memory or time; so a file is looked through first.
+"""
+
+import pickletools
+import re
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flashref.files import check_regular, shown
+
+MEGABYTES = 8  # of the pickle that says where a file's tensors are: more than any needs
+OPERATIONS = 500_000  # of such a pickle: some seconds' worth; HyenaDNA's have a few ten thousand
+LARGEST_TUPLE = 100_000  # counted with all that lies in it: its hash takes as long
+
+# What torch.load would call by itself, and is not needed for tensors: some of it allocates what the file asks for.
+_OF_TORCH = ("torch.", "_codecs.")
+_NEEDED = {
+    *("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_parameter", "torch.Size", "torch.device"),
+    *(f"torch.{name}Storage" for name in ("Float", "Double", "Half", "BFloat16", "Untyped")),
+    *(f"torch.{name}Storage" for name in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
+    *(f"torch.{name}" for name in ("float32", "float64", "float16", "bfloat16", "int64", "int32", "uint8", "bool")),
+}
+
+
+class _Skipped:
+    """Stands in for a class of a training framework. Its objects become plain dictionaries, which nobody looks at."""
+
+    def __new__(cls, *_, **__) -> OrderedDict:
+        return OrderedDict()  # of the types that weights_only fills with items and with state, the one that takes both
+
+
+def read_pickled(file: Path, skipped: tuple[str, ...] = (), device: str = "cpu") -> Any:
+    """What torch.save put into a file, by torch.load with weights_only=True, which runs no code of the file's.
+
+    skipped: the beginnings of the names of classes whose objects become empty dictionaries; a file with any other class
+    is refused. So is what torch.load would believe: compressed entries, entries that are longer together than the file,
+    a changed byte anywhere in it, functions that no tensor needs, and tuples that take for ever to hash.
+
+    Costs one more pass over the file than torch.load. Raises ValueError, with what to do.
+    """
+    check_regular(file)
+    try:
+        _check_archive(file)
+        found = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+        with torch.serialization.safe_globals([(_Skipped, name) for name in found if name.startswith(skipped)]):
+            return torch.load(file, map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file fails in as many ways as there are damages
+        refused = re.search(r"Unsupported .*|Trying to .*", str(error))  # torch's reason, behind its advice to trust
+        why = f"{type(error).__name__}: {shown(refused[0] if refused else str(error).partition(chr(10))[0])}"
+        raise ValueError(f"{file} is not a checkpoint of plain tensors, or is damaged ({why})") from error
+
+
+def _check_archive(file: Path) -> None:
+    if not zipfile.is_zipfile(file):
+        raise ValueError("not what torch.save has written since version 1.6")
+    with zipfile.ZipFile(file) as archive:
+        entries = archive.infolist()
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+            raise ValueError("it is compressed, as torch.save does not do")
+        if sum(entry.file_size for entry in entries) > file.stat().st_size:
+            raise ValueError("its entries are longer than the file")
+        if (bad := archive.testzip()) is not None:
+            raise ValueError(f"{bad} was changed")
+        for entry in entries:
+            if entry.filename.lower().endswith(".pkl"):  # torch does not tell small letters from large ones
+                _check_pickle(archive.read(entry))
+
+
+def _check_pickle(data: bytes) -> None:
+    """Run a pickle's operations on sizes alone: what would it call, and how large do tuples get?"""
+    if len(data) > MEGABYTES * 10**6:
+        raise ValueError(f"its pickle has {len(data):,} bytes, at most {MEGABYTES} MB")
+    stack: list[int | None] = []  # the size of each object, None for a mark
+    memo: dict[int, int | None] = {}
+    for count, (operation, argument, _) in enumerate(pickletools.genops(data)):
+        if count > OPERATIONS:
+            raise ValueError(f"its pickle has more than {OPERATIONS:,} operations")
+        match operation.name:
+            case "GLOBAL":
+                name = argument.replace(" ", ".")
+                if (name.startswith(_OF_TORCH) and name not in _NEEDED) or name.endswith(".bytearray"):
+                    raise ValueError(f"it calls {shown(name)}, which no tensor needs")
+            case "BINPUT" | "LONG_BINPUT":
+                memo[argument] = stack[-1]
+                continue
+            case "BINGET" | "LONG_BINGET":
+                stack.append(memo[argument])
+                continue
+        size = 1 + sum(_taken(stack, operation.stack_before))
+        if size > LARGEST_TUPLE and "TUPLE" in operation.name:
+            raise ValueError("it has a tuple of tuples that would take for ever to hash")
+        size = size if "TUPLE" in operation.name else 1
+        stack += [None if after is pickletools.markobject else size for after in operation.stack_after]
+
+
+def _taken(stack: list[int | None], before: list[pickletools.StackObject]) -> list[int]:
+    """What an operation takes from the stack, and from below a mark, is gone; the sizes of what was above or asked."""
+    if pickletools.markobject not in before:
+        kept = len(stack) - len(before)
+        taken = stack[kept:]
+        del stack[kept:]
+        return [size or 0 for size in taken]
+    taken = []
+    while (size := stack.pop()) is not None:
+        taken.append(size)
+    del stack[len(stack) - before.index(pickletools.markobject) :]
+    return taken

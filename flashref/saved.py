@@ -1,0 +1,81 @@
+"""The file that a generation is put away in: what it says about itself, and what is refused when it is read.
+
+Safetensors, with a checksum over all that is in it. The checksum tells of accidents; a file that somebody made by hand
+can have the right one, so what it asks for is checked too.
+"""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from flashref.files import fits, parse_json, read_safetensors, shown
+from flashref.hyena import Hyena
+from flashref.mixer import Mixer
+from flashref.tiled_cpu import TiledCPU
+
+FORMAT = "flashref generation 1"  # changes when a file of today could be read wrongly
+ABOUT = {"engine": str, "settings": dict[str, int], "prompt": int, "n": int, "temperature": float}
+ABOUT |= {"top_k": int | None, "model": str, "torch": str}
+
+
+def fingerprint(model: Hyena) -> str:
+    """A digest of a model's settings and of every bit of its weights. Costs one pass over them."""
+    state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
+    return checksum(repr(model.config), state)
+
+
+def checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    """A digest of a text and of names, dtypes, shapes and every bit of tensors on the CPU."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        t = tensors[name]
+        digest.update(f"{name} {t.dtype} {tuple(t.shape)}".encode())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def settings(mixer: Mixer) -> dict[str, int]:
+    """What a tiled engine must be made with to round as this one does."""
+    if not isinstance(mixer, TiledCPU):
+        return {}
+    return {"base": mixer.base, "direct_up_to": mixer.direct_up_to, "chunk_points": mixer.chunk_points}
+
+
+def check_settings(found: dict[str, int], kind: type[Mixer], l_max: int) -> None:
+    """Refuse what a tiled engine would believe: buffers as long as the base, matrices as large as direct_up_to."""
+    most = {"base": max(l_max, 1024), "direct_up_to": 1024, "chunk_points": 2**40} if issubclass(kind, TiledCPU) else {}
+    if found.keys() != most.keys() or any(found[name] > most[name] for name in most):
+        raise ValueError(f"{kind.name} cannot have the settings {found}")
+
+
+def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
+    """What a file says about itself, and its tensors; nothing in it is run, and no more is read than it is long."""
+    broken = f"{path} is no whole generation: it was cut off, changed, or is another kind of file"
+    try:
+        tensors, metadata = read_safetensors(path)
+    except ValueError as error:
+        raise ValueError(f"{broken} ({error})") from error
+    if metadata.get("format", FORMAT) != FORMAT:
+        raise ValueError(
+            f"{path} has the format {shown(metadata['format'])!r} and this flashref reads {FORMAT!r}: resume it with "
+            "the version that wrote it, or begin anew with its tokens as the prompt"
+        )
+    if metadata.keys() != {"format", "about", "checksum"}:
+        raise ValueError(f"{broken} (its metadata is not ours)")
+    try:
+        if metadata["checksum"] != checksum(metadata["about"], tensors):
+            raise ValueError("its checksum does not fit")
+        about = parse_json(metadata["about"])
+        if not fits(about, dict[str, Any]) or not all(fits(about.get(name), hint) for name, hint in ABOUT.items()):
+            raise ValueError("it does not say what it is")
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{broken} ({shown(error)})") from error
+    return about, tensors
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without that beginning."""
+    return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
