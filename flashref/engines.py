@@ -1,18 +1,20 @@
 """Engines by name, and the smallest way to use one."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from jaxtyping import Float
 from torch import Tensor
 
 from flashref.bounded import Bounded
-from flashref.calibration import choices
+from flashref.budget import check_mixer
+from flashref.calibration import settings
 from flashref.epoched import Epoched
-from flashref.mixer import Mixer, check_filters
+from flashref.memory_formulas import FORMULAS
+from flashref.mixer import Mixer, check_filters, check_form
 from flashref.naive import Eager, Lazy
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
+from flashref.tiling import check_count
 
 ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU, Bounded, Epoched)}
 
@@ -33,22 +35,24 @@ def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int 
     schedule), or "auto" (tiled_gpu for filters on a CUDA device, tiled_cpu otherwise). Or a callable that makes a Mixer
     of filters and batch size: a class of your own, or partial(Distilled, state_size=8) from alternatives.py. base: the
     block size of a tiled engine, 64 unless told or measured (calibration.py); for "epoched" the length of an epoch.
-    Raises ValueError or TypeError for what does not fit.
+
+    Raises ValueError or TypeError for what does not fit together, MemoryError for what memory has no room for, before
+    anything is allocated (memory.py; a callable's memory is not known).
     """
     check_engine(engine)
     if engine == "auto":
         on_gpu = isinstance(filters, Tensor) and filters.is_cuda
         engine = "tiled_gpu" if on_gpu else "tiled_cpu"
     made = engine if callable(engine) else ENGINES[engine]
+    if made in FORMULAS:
+        check_form("filters", filters, "(M, D, L)")
+        check_count("batch_size", batch_size, 1)
+        check_mixer(made, filters, batch_size, base)
     if callable(engine) or not issubclass(made, TiledCPU):
         if base is not None:
             raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
         return _checked(made(filters, batch_size), filters, batch_size)
-    on_cpu = engine != "tiled_gpu" and isinstance(filters, Tensor) and not filters.is_cuda
-    chosen = asdict(choices()) if on_cpu else {}
-    if engine == "epoched":
-        chosen.pop("base", None)  # measured for blocks, not for epochs
-    return made(filters, batch_size, **(chosen | ({} if base is None else {"base": base})))
+    return made(filters, batch_size, **settings(engine, base, isinstance(filters, Tensor) and not filters.is_cuda))
 
 
 def _checked(mixer: Mixer, filters: Tensor, batch_size: int) -> Mixer:

@@ -20,6 +20,7 @@ class Lazy(Mixer):
 
     def _begin(self) -> None:
         (M, D, L), B = self.filters.shape, self.batch_size
+        self._x = self._reversed = None  # the last generation's, before others are made
         self._x = self.filters.new_zeros(M, L, B, D)
         self._reversed = self.filters.flip(-1).permute(0, 2, 1).unsqueeze(2).contiguous()  # (M, L, 1, D)
         rows = L if self.filters.is_cuda else max(1, self.piece // (B * D))  # on a GPU one call does a whole row
@@ -56,6 +57,7 @@ class Eager(Mixer):
 
     def _begin(self) -> None:
         M, D, L = self.filters.shape
+        self._z = self._taps = None  # the last generation's, before others are made
         self._z = self.filters.new_zeros(M, L, self.batch_size, D)
         self._taps = self.filters.permute(0, 2, 1).unsqueeze(2).contiguous()  # (M, L, 1, D)
 

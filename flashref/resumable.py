@@ -26,6 +26,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from flashref.budget import check_generation
 from flashref.engines import ENGINES, Engine, make_mixer
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena
@@ -55,6 +56,7 @@ class Generation(Iterator):
         seed: int | None = None,
     ) -> None:
         batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
+        check_generation(model, batch.shape[1], n, engine, batch.shape[0])
         with torch.no_grad():
             mixer = make_mixer(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
         self._generator = torch.Generator(batch.device)
@@ -160,6 +162,7 @@ class Generation(Iterator):
                 "last bit"
             )
         tokens, prompt, n = tensors["tokens"], about["prompt"], about["n"]
+        check_generation(model, prompt, n, about["engine"], tokens.shape[0], **about["settings"])
         with torch.no_grad():
             filters = model.filters(max(0, prompt + n - 1))
         run = object.__new__(cls)
