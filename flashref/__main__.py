@@ -1,4 +1,4 @@
-"""The command line: python -m flashref demo | generate | bench | compare | calibrate | explorer | train | recall."""
+"""The command line: python -m flashref demo, generate, memory, bench, compare, calibrate, explorer, train, recall."""
 
 import argparse
 import json
@@ -12,12 +12,15 @@ from tabulate import tabulate
 from flashref import calibration, comparison, recall_training, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
 from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
+from flashref.budget import available, generation_memory
 from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
 from flashref.engines import ENGINES
 from flashref.generation import stream
+from flashref.memory import memory_needed, readable, table
 from flashref.resumable import Generation
 from flashref.text import decode, encode
+from flashref.tiling import check_count
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -27,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments)
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, MemoryError) as error:
         print(f"flashref: {error}", file=sys.stderr)
         return 2
     except EnginesDisagree as error:
@@ -63,6 +66,19 @@ def _parser() -> argparse.ArgumentParser:
     generate.add_argument("--save", type=Path, metavar="STATE", help="put the generation away here when it stops")
     generate.add_argument("--resume", type=Path, metavar="STATE", help="go on with what --save put away")
     generate.set_defaults(run=_generate)
+
+    memory = commands.add_parser(
+        "memory", help="what every engine would need, and what is free; allocates nothing", formatter_class=defaults
+    )
+    memory.add_argument("--length", type=int, default=131072, help="L, positions: those of the prompt and new ones")
+    memory.add_argument("--prompt", type=int, default=0, help="P, how many of them are the prompt's")
+    memory.add_argument("--mixers", type=int, default=4, help="M, one per layer of a model of order 2")
+    memory.add_argument("--channels", type=int, default=256, help="D")
+    memory.add_argument("--batch", type=int, default=1, help="B, sequences at once")
+    memory.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], default="float32", help="of the filters")
+    memory.add_argument("--model", type=Path, help="a folder: count this model too, M, D and dtype are its own")
+    memory.add_argument("--device", default="cpu", help="cpu or cuda: where it would run")
+    memory.set_defaults(run=_memory)
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
     bench.add_argument("--json", type=Path, help="write the records to this file (while it measures, to FILE.part)")
@@ -146,6 +162,24 @@ def _prompt(arguments: argparse.Namespace) -> bytes:
     if arguments.prompt is not None:
         return os.fsencode(arguments.prompt)
     return arguments.file.read_bytes() if arguments.file else sys.stdin.buffer.read()
+
+
+def _memory(arguments: argparse.Namespace) -> None:
+    L, P, B, device = arguments.length, arguments.prompt, arguments.batch, torch.device(arguments.device)
+    engines = [name for name in ENGINES if name != ("tiled_gpu" if device.type == "cpu" else "tiled_cpu")]
+    if arguments.model:
+        model = load(arguments.model).to(device)
+        check_count("--prompt", P, 1)
+        check_count("--length", L, P)
+        found = [generation_memory(model, P, L - P + 1, engine, B) for engine in engines]
+        M, D = model.config.n_layer * (model.config.order - 1), model.config.d_model
+        dtype = model.lm_head.weight.dtype
+    else:
+        M, D, dtype = arguments.mixers, arguments.channels, getattr(torch, arguments.dtype)
+        found = [memory_needed(engine, M, D, L, B, P, dtype, device=device) for engine in engines]
+    print(f"M = {M}, D = {D}, L = {L}, B = {B}, a prompt of {P} positions, {dtype}".replace("torch.", ""))
+    free = available(device)
+    print(f"\n{table(found, free)}\n\n{readable(free)} are free")
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -22,7 +22,7 @@ from flashref.tiled_cpu import BASE
 if TYPE_CHECKING:
     from flashref.engines import Engine
 
-SAMPLE = 48  # bytes per logit while a token is drawn: the sort, and the weights in float64
+SAMPLE = 64  # bytes per logit while a token is drawn: the sort, and the weights in float64
 
 Plan = Callable[..., Memory]  # what another engine, length, batch_size or dtype would need
 

@@ -70,11 +70,18 @@ class Memory:
         return table([self])
 
 
-def table(found: list[Memory]) -> str:
-    """Engines as rows, what the bytes are for as columns; a column of zeros is left out."""
+def table(found: list[Memory], free: int | None = None) -> str:
+    """Engines as rows, what the bytes are for as columns; a column of zeros is left out. free: says what fits, too.
+
+    The weights are not compared with what is free: whoever asks has them.
+    """
     kinds = [kind for kind in found[0].parts if any(memory.parts[kind] for memory in found)]
     rows = [(m.engine, *(readable(m.parts[kind]) for kind in kinds), readable(m.total)) for m in found]
-    return tabulate(rows, ("engine", *kinds, "in all"), colalign=("left", *["right"] * (len(kinds) + 1)))
+    names = ("engine", *kinds, "in all")
+    if free is not None:
+        rows = [(*row, "yes" if m.total - m.weights <= free else "no") for row, m in zip(rows, found, strict=True)]
+        names += ("fits",)
+    return tabulate(rows, names, colalign=("left", *["right"] * (len(names) - 1)))
 
 
 def readable(size: int) -> str:

@@ -57,7 +57,7 @@ class Numbers:
 def _lazy(s: Sizes) -> Numbers:
     taps, sums = s.C * s.L, s.B * s.C * s.L
     rows = s.L if s.cuda else min(s.L, max(1, Lazy.piece // (s.B * s.D)))
-    begin = 3 * taps + sums  # the filters are turned round, then laid out time first
+    begin = 2 * taps + sums + s.D * s.L  # one mixer's filters are turned round at a time
     return Numbers({"taps": taps, "sums": sums, "blocks": rows * s.B * s.D}, begin)
 
 
