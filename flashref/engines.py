@@ -36,23 +36,33 @@ def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int 
     of filters and batch size: a class of your own, or partial(Distilled, state_size=8) from alternatives.py. base: the
     block size of a tiled engine, 64 unless told or measured (calibration.py); for "epoched" the length of an epoch.
 
-    Raises ValueError or TypeError for what does not fit together, MemoryError for what memory has no room for, before
-    anything is allocated (memory.py; a callable's memory is not known).
+    Raises ValueError or TypeError for what does not fit together. Raises MemoryError, before anything is allocated, if
+    memory has no room for a generation without a prompt (memory.py); what a callable's engine needs is not known.
     """
     check_engine(engine)
-    if engine == "auto":
-        on_gpu = isinstance(filters, Tensor) and filters.is_cuda
-        engine = "tiled_gpu" if on_gpu else "tiled_cpu"
-    made = engine if callable(engine) else ENGINES[engine]
-    if made in FORMULAS:
+    if not callable(engine) and ENGINES[_named(engine, filters)] in FORMULAS:
         check_form("filters", filters, "(M, D, L)")
         check_count("batch_size", batch_size, 1)
-        check_mixer(made, filters, batch_size, base)
+        check_mixer(ENGINES[_named(engine, filters)], filters, batch_size, base)
+    return make_unasked(engine, filters, batch_size, base)
+
+
+def make_unasked(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int, base: int | None = None) -> Mixer:
+    """make_mixer without a look at what is free, for generations, which have asked for all of it at once."""
+    made = engine if callable(engine) else ENGINES[_named(engine, filters)]
     if callable(engine) or not issubclass(made, TiledCPU):
         if base is not None:
             raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
         return _checked(made(filters, batch_size), filters, batch_size)
-    return made(filters, batch_size, **settings(engine, base, isinstance(filters, Tensor) and not filters.is_cuda))
+    on_cpu = isinstance(filters, Tensor) and not filters.is_cuda
+    return made(filters, batch_size, **settings(_named(engine, filters), base, on_cpu))
+
+
+def _named(engine: str, filters: Tensor) -> str:
+    """The engine's own name, where "auto" is chosen by the filters' device."""
+    if engine != "auto":
+        return engine
+    return "tiled_gpu" if isinstance(filters, Tensor) and filters.is_cuda else "tiled_cpu"
 
 
 def _checked(mixer: Mixer, filters: Tensor, batch_size: int) -> Mixer:

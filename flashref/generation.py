@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from flashref.budget import check_generation
-from flashref.engines import Engine, check_engine, make_mixer
+from flashref.engines import Engine, check_engine, make_mixer, make_unasked
 from flashref.graphs import BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
 from flashref.mixer import Mixer
@@ -210,7 +210,7 @@ def stream(
         return iter(())
     check_generation(model, batch.shape[1], n, engine, batch.shape[0])
     with torch.no_grad():
-        mixer = make_mixer(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
+        mixer = make_unasked(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
     return decode(model, mixer, batch.to(torch.long, copy=True), n, temperature, top_k, seed)
 
 

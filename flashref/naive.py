@@ -20,7 +20,7 @@ class Lazy(Mixer):
 
     def _begin(self) -> None:
         (M, D, L), B = self.filters.shape, self.batch_size
-        self._x = self._reversed = None  # the last generation's, before others are made
+        self._x = self._reversed = self._sums = None  # the last generation's, before others are made
         self._x = self.filters.new_zeros(M, L, B, D)
         self._reversed = self.filters.new_empty(M, L, 1, D)
         for taps, rho in zip(self._reversed, self.filters, strict=True):  # one by one, so that only one is copied twice

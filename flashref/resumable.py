@@ -27,7 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.budget import check_generation
-from flashref.engines import ENGINES, Engine, make_mixer
+from flashref.engines import ENGINES, Engine, make_unasked
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
@@ -58,7 +58,7 @@ class Generation(Iterator):
         batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
         check_generation(model, batch.shape[1], n, engine, batch.shape[0])
         with torch.no_grad():
-            mixer = make_mixer(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
+            mixer = make_unasked(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
         self._generator = torch.Generator(batch.device)
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
         self._set_up(model, mixer, batch.shape[1], n, temperature, top_k)
