@@ -81,7 +81,7 @@ def _tiled(s: Sizes) -> Numbers:
 
 def _bounded(s: Sizes) -> Numbers:
     b = s.base
-    spectra = evens = work = 0
+    spectra = levels = evens = work = 0
     q = min(b, s.rest - b)
     if q > s.direct_up_to:
         spectra, work = s.C * (fast_length(2 * b) + 2), _fft_tile(s, b)
@@ -89,11 +89,11 @@ def _bounded(s: Sizes) -> Numbers:
         work = _direct_tile(s, b, q)
     U = b
     while 2 * U < s.rest:
-        spectra += 2 * s.C * (2 * U + 2)
+        levels += 2 * s.C * (2 * U + 2)
         evens += s.B * s.C * (2 * U + 2)
         work = max(work, 2 * s.B * s.channels(2 * U, Bounded.piece_points) * (2 * U + 2))
         U *= 2
-    return _with_blocks(s, -(-s.rest // b) * b, spectra, evens, work, first=spectra)
+    return _with_blocks(s, -(-s.rest // b) * b, spectra + levels, evens, work, first=levels)
 
 
 def _epoched(s: Sizes) -> Numbers:

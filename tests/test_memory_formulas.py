@@ -32,7 +32,7 @@ def bytes_of(mixer) -> int:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=examples(8))
+@settings(max_examples=examples(5))
 @given(sizes=sizes, tiled=tiled_settings, prompt=st.none() | st.integers(0, 180), double=st.booleans())
 def test_what_is_held_is_computed_to_the_byte_and_the_peak_is_bounded(engine, sizes, tiled, prompt, double, tried):
     """The peak of a whole generation, the engine's making included, is reached but for a step's own small tensors."""
@@ -60,7 +60,7 @@ def test_what_is_held_is_computed_to_the_byte_and_the_peak_is_bounded(engine, si
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-@settings(max_examples=examples(4))
+@settings(max_examples=examples(3))
 @given(data=st.data())
 def test_a_whole_generation_stays_below_what_is_computed(engine, data, tried):
     draw = lambda *values: data.draw(st.sampled_from(values))  # noqa: E731
