@@ -139,7 +139,10 @@ def check_prompt(mixer: Mixer, prompt_length: int) -> None:
         shape = (*filters.shape, mixer.batch_size, length)
         return memory_needed(mixer.name, *shape, filters.dtype, **own, device=filters.device)
 
-    fits = _Fits(plan, filters.nbytes + bytes_held(mixer), available(filters.device))
+    free = available(filters.device)
+    if _Fits(plan, filters.nbytes, free)():
+        return  # even beside all that a generation before it left, which takes a while to count
+    fits = _Fits(plan, filters.nbytes + bytes_held(mixer), free)
     if not fits():
         ways = _most(fits, "length", "a prompt of at most {} positions", prompt_length)
         raise fits.refusal(f"a prompt of {prompt_length} positions", ways)

@@ -65,7 +65,8 @@ class TiledCPU(Mixer):
     def _begin(self) -> None:
         (M, D, L), B, b = self.filters.shape, self.batch_size, self.base
         self._rest = L - self.prompt_length  # the tiling starts after the prompt and counts from there
-        self._slots = self._late = None  # the last generation's, before others are made
+        # The last generation's are let go before others are made.
+        self._slots = self._late = self._x_block = self._z_block = self._rows = self._columns = self._row = None
         self._half = self._begin_tiles()
         self._slots = _padded(self.filters, (B, M * D), self._half)
         if self.prompt_length and self._rest > self._half:

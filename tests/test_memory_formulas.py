@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_memory import reachable
 
-from flashref import ENGINES, Hyena, HyenaConfig, generate, make_mixer
+from flashref import ENGINES, Hyena, HyenaConfig, TiledCPU, TiledGPU, generate, make_mixer
+from flashref.bounded import Bounded
 from flashref.budget import generation_memory
 from flashref.graphs import BlockDecoder
 from flashref.memory import CALLS, Memory, memory_needed, readable
@@ -109,12 +110,15 @@ def test_a_graphs_decoder_keeps_what_is_computed_for_a_gpu(monkeypatch):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_second_generation_never_holds_more_at_once_than_the_first(engine):
+def test_a_second_generation_never_holds_more_at_once_than_the_first(engine, monkeypatch):
+    monkeypatch.setattr(Bounded, "piece_points", 16)  # else what an FFT takes for a moment hides the rest
+    monkeypatch.setattr(TiledCPU, "chunk_points", 16)
+    monkeypatch.setattr(TiledGPU, "chunk_points", 16)
     filters, x, peaks = torch.ones(1, 16, 200), torch.ones(1, 16), []
     for generations in (1, 3):
         gc.collect()
         with allocations() as counted:
-            mixer = make_mixer(engine, filters)
+            mixer = ENGINES[engine](filters)
             for _ in range(generations):
                 mixer.reset()
                 for _ in range(200):
