@@ -2,6 +2,8 @@
 
 ``python -m flashref memory`` prints it for every engine; budget.py compares it with what is free and refuses what does
 not fit. What is held is right to the byte, and the work space is never too small: tests/test_memory_formulas.py counts.
+Bytes are those that PyTorch asks for. What the C library keeps of freed blocks comes on top: with glibc some 32 MiB at
+most, none where MALLOC_MMAP_THRESHOLD_=65536 is set.
 """
 
 import gc
