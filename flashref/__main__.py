@@ -14,13 +14,16 @@ from tabulate import tabulate
 from flashref import calibration, comparison, error_growth, recall_training, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
 from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
+from flashref.budget import available, generation_memory
 from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
 from flashref.engines import ENGINES
 from flashref.files import check_target, shown
 from flashref.generation import stream
+from flashref.memory import memory_needed, readable, table
 from flashref.resumable import Generation
 from flashref.text import decode, encode
+from flashref.tiling import check_count
 
 LONGEST_PROMPT = 2**24  # bytes; the longest of HyenaDNA's filters hold 2^20 positions
 
@@ -40,6 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         asked = re.search(r"ried to allocate ([\d.]+ \w+)|Storage size calculation overflowed", str(error))
         if isinstance(error, RuntimeError) and not asked:  # torch has no class of its own for memory that is short
             raise
+        if isinstance(error, MemoryError) and str(error) and not asked:  # refused beforehand, with the numbers
+            print(f"flashref: {error}", file=sys.stderr)
+            return 2
         more = f": {asked[1]} more were asked for" if asked and asked[1] else ""
         print(f"flashref: memory is short{more}", file=sys.stderr)
         return 2
@@ -82,6 +88,19 @@ def _parser() -> argparse.ArgumentParser:
     split.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="gloo on the CPU, NCCL on GPUs")
     split.add_argument("--measure", action="store_true", help="time all-reduces, memory and tokens, without a prompt")
     split.set_defaults(run=_parallel)
+
+    memory = commands.add_parser(
+        "memory", help="what every engine would need, and what is free; allocates nothing", formatter_class=defaults
+    )
+    memory.add_argument("--length", type=int, default=131072, help="L, positions: those of the prompt and new ones")
+    memory.add_argument("--prompt", type=int, default=0, help="P, how many of them are the prompt's")
+    memory.add_argument("--mixers", type=int, default=4, help="M, one per layer of a model of order 2")
+    memory.add_argument("--channels", type=int, default=256, help="D")
+    memory.add_argument("--batch", type=int, default=1, help="B, sequences at once")
+    memory.add_argument("--dtype", choices=["float32", "float64", "bfloat16"], default="float32", help="of the filters")
+    memory.add_argument("--model", type=Path, help="a folder: count this model too, M, D and dtype are its own")
+    memory.add_argument("--device", default="cpu", help="cpu or cuda: where it would run")
+    memory.set_defaults(run=_memory)
 
     bench = commands.add_parser("bench", help="measure the engines on this machine", formatter_class=defaults)
     bench.add_argument("--json", type=Path, help="write the records to this file (while it measures, to FILE.part)")
@@ -189,6 +208,24 @@ def _prompt(arguments: argparse.Namespace) -> bytes:
     if len(text) > LONGEST_PROMPT:
         raise ValueError(f"the prompt is longer than {LONGEST_PROMPT:,} bytes, which no model here can hold")
     return text
+
+
+def _memory(arguments: argparse.Namespace) -> None:
+    L, P, B, device = arguments.length, arguments.prompt, arguments.batch, torch.device(arguments.device)
+    engines = [name for name in ENGINES if name != ("tiled_gpu" if device.type == "cpu" else "tiled_cpu")]
+    if arguments.model:
+        model = load(arguments.model).to(device)
+        check_count("--prompt", P, 1)
+        check_count("--length", L, P)
+        found = [generation_memory(model, P, L - P + 1, engine, B) for engine in engines]
+        M, D = model.config.n_layer * (model.config.order - 1), model.config.d_model
+        dtype = model.lm_head.weight.dtype
+    else:
+        M, D, dtype = arguments.mixers, arguments.channels, getattr(torch, arguments.dtype)
+        found = [memory_needed(engine, M, D, L, B, P, dtype, device=device) for engine in engines]
+    print(f"M = {M}, D = {D}, L = {L}, B = {B}, a prompt of {P} positions, {dtype}".replace("torch.", ""))
+    free = available(device)
+    print(f"\n{table(found, free)}\n\n{readable(free)} are free")
 
 
 def _bench(arguments: argparse.Namespace) -> None:

@@ -62,6 +62,14 @@ def choices() -> Choices:
     return _read(file, file.stat().st_mtime_ns).get(machine(), Choices())
 
 
+def settings(engine: str, base: int | None, on_cpu: bool) -> dict[str, int]:
+    """What make_mixer hands a tiled engine beside filters and batch size: base, if told, and what was measured here."""
+    chosen = asdict(choices()) if on_cpu and engine != "tiled_gpu" else {}
+    if engine == "epoched":
+        chosen.pop("base", None)  # measured for blocks, not for epochs
+    return chosen | ({} if base is None else {"base": base})
+
+
 @lru_cache(maxsize=1)
 def _read(file: Path, changed: int) -> dict[str, Choices]:
     try:

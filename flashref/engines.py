@@ -1,19 +1,21 @@
 """Engines by name, and the smallest way to use one."""
 
 from collections.abc import Callable
-from dataclasses import asdict
 
 from jaxtyping import Float
 from torch import Tensor
 
 from flashref.bounded import Bounded
-from flashref.calibration import choices
+from flashref.budget import check_mixer
+from flashref.calibration import settings
 from flashref.epoched import Epoched
-from flashref.mixer import Mixer, check_filters
+from flashref.memory_formulas import FORMULAS
+from flashref.mixer import Mixer, check_filters, check_form
 from flashref.naive import Eager, Lazy
 from flashref.naive_gpu import EagerGPU, LazyGPU
 from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
+from flashref.tiling import check_count
 
 ON_CUDA = {"lazy": LazyGPU, "eager": EagerGPU}  # the same, in a form that a CUDA graph can record
 ENGINES = {engine.name: engine for engine in (Lazy, Eager, TiledCPU, TiledGPU, Bounded, Epoched)}
@@ -36,25 +38,36 @@ def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int 
     of filters and batch size: a class of your own, partial(Distilled, state_size=8) from alternatives.py, or
     checked("auto") from finite.py, which stops at an infinity or a NaN. base: the block size of a tiled engine, 64
     unless told or measured (calibration.py); for "epoched" the length of an epoch.
-    Raises ValueError or TypeError for what does not fit.
+
+    Raises ValueError or TypeError for what does not fit together. Raises MemoryError, before anything is allocated, if
+    memory has no room for a generation without a prompt (memory.py); what a callable's engine needs is not known.
     """
     check_engine(engine)
-    on_cuda = isinstance(filters, Tensor) and filters.is_cuda
-    if engine == "auto":
-        engine = "tiled_gpu" if on_cuda else "tiled_cpu"
-    if callable(engine):
-        made = engine
-    else:
-        made = ON_CUDA.get(engine, ENGINES[engine]) if on_cuda else ENGINES[engine]
+    if not callable(engine) and ENGINES[_named(engine, filters)] in FORMULAS:
+        check_form("filters", filters, "(M, D, L)")
+        check_count("batch_size", batch_size, 1)
+        check_mixer(ENGINES[_named(engine, filters)], filters, batch_size, base)
+    return make_unasked(engine, filters, batch_size, base)
+
+
+def make_unasked(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int, base: int | None = None) -> Mixer:
+    """make_mixer without a look at what is free, for generations, which have asked for all of it at once."""
+    made = engine if callable(engine) else ENGINES[_named(engine, filters)]
+    if not callable(engine) and isinstance(filters, Tensor) and filters.is_cuda:
+        made = ON_CUDA.get(engine, made)
     if callable(engine) or not issubclass(made, TiledCPU):
         if base is not None:
             raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")
         return _checked(made(filters, batch_size), filters, batch_size)
-    on_cpu = engine != "tiled_gpu" and isinstance(filters, Tensor) and not on_cuda
-    chosen = asdict(choices()) if on_cpu else {}
-    if engine == "epoched":
-        chosen.pop("base", None)  # measured for blocks, not for epochs
-    return made(filters, batch_size, **(chosen | ({} if base is None else {"base": base})))
+    on_cpu = isinstance(filters, Tensor) and not filters.is_cuda
+    return made(filters, batch_size, **settings(_named(engine, filters), base, on_cpu))
+
+
+def _named(engine: str, filters: Tensor) -> str:
+    """The engine's own name, where "auto" is chosen by the filters' device."""
+    if engine != "auto":
+        return engine
+    return "tiled_gpu" if isinstance(filters, Tensor) and filters.is_cuda else "tiled_cpu"
 
 
 def _checked(mixer: Mixer, filters: Tensor, batch_size: int) -> Mixer:

@@ -11,6 +11,12 @@ from flashref.mixer import check_filters
 from flashref.tiled_cpu import TiledCPU
 
 
+def epoch(L: int) -> int:
+    """sqrt(L log2 L): how long an epoch is, unless told."""
+    L = max(2, L)
+    return round(math.sqrt(L * math.log2(L)))
+
+
 class Epoched(TiledCPU):
     """FutureFill's epochs (Agarwal et al. 2024, arXiv 2410.03766): every K steps one FFT fills the next K outputs.
 
@@ -38,8 +44,7 @@ class Epoched(TiledCPU):
         chunk_points: int | None = None,
     ) -> None:
         check_filters("filters", filters, "(M, D, L)")
-        L = max(2, filters.shape[-1])
-        base = round(math.sqrt(L * math.log2(L))) if base is None else base
+        base = epoch(filters.shape[-1]) if base is None else base
         super().__init__(filters, batch_size, base, direct_up_to, chunk_points)
 
     def _check_device(self) -> None:
@@ -55,5 +60,6 @@ class Epoched(TiledCPU):
         points = fast_length(n + q)
         size = max(1, chunk // (self.batch_size * points))
         for c in (slice(c, c + size) for c in range(0, len(rho), size)):
-            spectrum = torch.fft.rfft(slots[:, c, :n], points).mul_(torch.fft.rfft(rho[c, : n + q], points))
-            slots[:, c, n : n + q] += torch.fft.irfft(spectrum, points)[..., n : n + q]
+            slots[:, c, n : n + q] += torch.fft.irfft(  # in one expression: no chunk's spectrum is kept during the next
+                torch.fft.rfft(slots[:, c, :n], points).mul_(torch.fft.rfft(rho[c, : n + q], points)), points
+            )[..., n : n + q]

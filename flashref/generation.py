@@ -13,7 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from flashref.engines import Engine, check_engine, make_mixer
+from flashref.budget import check_generation
+from flashref.engines import Engine, check_engine, make_mixer, make_unasked
 from flashref.finite import Checked, look
 from flashref.graphs import BLOCK_ENGINES, BlockDecoder
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights, check_tokens
@@ -185,7 +186,8 @@ def generate(
 
     Costs O(P+n) passes through the blocks, and per mixer and channel O((P+n) log^2) with a tiled engine. Raises
     ValueError or TypeError for an empty prompt, tokens out of the vocabulary, P+n-1 positions that the filters do not
-    hold, n < 0, temperature < 0, top_k < 1, an unknown engine; a refused call does nothing.
+    hold, n < 0, temperature < 0, top_k < 1, an unknown engine; MemoryError, with the numbers and what would fit, for
+    what memory has no room for (memory.py). A refused call does nothing.
     """
     tokens = stream(model, prompt, n, engine, temperature, top_k, seed)
     pieces = list(torch.atleast_2d(prompt).long().unbind(1))
@@ -214,8 +216,9 @@ def stream(
     batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
     if n == 0:
         return iter(())
+    check_generation(model, batch.shape[1], n, engine, batch.shape[0])
     with torch.no_grad():
-        mixer = make_mixer(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
+        mixer = make_unasked(engine, model.filters(batch.shape[1] + n - 1), batch.shape[0])
     return decode(model, mixer, batch.to(torch.long, copy=True), n, temperature, top_k, seed)
 
 

@@ -98,9 +98,13 @@ class Mixer(ABC):
         """Mixer m's outputs on a prompt of P positions, by FFT; every mixer in order, before any step.
 
         Costs O(L log L) per channel. Raises ValueError for a wrong shape, device, order, or P > L; TypeError for a
-        wrong dtype. A refused call changes nothing.
+        wrong dtype; MemoryError if the generation will not fit into memory. A refused call changes nothing.
         """
         self._check_prefill(m, x)
+        if m == 0:
+            from flashref.budget import check_prompt  # which knows the engines, and they are built on this file
+
+            check_prompt(self, x.shape[-1])
         try:
             if m == 0:
                 self.prompt_length = x.shape[-1]
@@ -265,7 +269,19 @@ class Mixer(ABC):
 
 
 def check_filters(name: str, filters: Tensor, form: str) -> None:
-    """Refuse what cannot be filters of shape ``form``, "(M, D, L)" or "(D, K)": time last, and at least one channel."""
+    """Refuse what cannot be filters of shape ``form``, "(M, D, L)" or "(D, K)": time last, and at least one channel.
+
+    Costs one pass over them and no memory.
+    """
+    check_form(name, filters, form)
+    # The least and the largest are finite if all are, and NaN if one is.
+    if filters.numel() and not torch.isfinite(torch.stack(filters.aminmax())).all():
+        place = (~torch.isfinite(filters)).nonzero()[0].tolist()
+        raise ValueError(f"{name} must be finite, got {filters[tuple(place)].item()} at {name}{place}")
+
+
+def check_form(name: str, filters: Tensor, form: str) -> None:
+    """The part of check_filters that looks at no number."""
     if not isinstance(filters, Tensor):
         raise TypeError(f"{name} must be a torch.Tensor, got {type(filters).__name__}")
     if filters.dtype not in (torch.float32, torch.float64, torch.bfloat16):
@@ -275,6 +291,3 @@ def check_filters(name: str, filters: Tensor, form: str) -> None:
         raise ValueError(f"{name} must have shape {form} with {', '.join(channels)} >= 1, got {tuple(filters.shape)}")
     if filters.is_meta:
         raise ValueError(f"{name} must be on a device that holds their values, got {filters.device}")
-    if not torch.isfinite(filters).all():
-        place = (~torch.isfinite(filters)).nonzero()[0].tolist()
-        raise ValueError(f"{name} must be finite, got {filters[tuple(place)].item()} at {name}{place}")

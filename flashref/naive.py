@@ -20,8 +20,11 @@ class Lazy(Mixer):
 
     def _begin(self) -> None:
         (M, D, L), B = self.filters.shape, self.batch_size
+        self._x = self._reversed = self._sums = None  # the last generation's, before others are made
         self._x = self.filters.new_zeros(M, L, B, D)
-        self._reversed = self.filters.flip(-1).permute(0, 2, 1).unsqueeze(2).contiguous()  # (M, L, 1, D)
+        self._reversed = self.filters.new_empty(M, L, 1, D)
+        for taps, rho in zip(self._reversed, self.filters, strict=True):  # one by one, so that only one is copied twice
+            taps[:, 0] = rho.flip(-1).T
         rows = L if self.filters.is_cuda else max(1, self.piece // (B * D))  # on a GPU one call does a whole row
         self._sums = self.filters.new_zeros(min(rows, L), B, D)
 
@@ -56,6 +59,7 @@ class Eager(Mixer):
 
     def _begin(self) -> None:
         M, D, L = self.filters.shape
+        self._z = self._taps = None  # the last generation's, before others are made
         self._z = self.filters.new_zeros(M, L, self.batch_size, D)
         self._taps = self.filters.permute(0, 2, 1).unsqueeze(2).contiguous()  # (M, L, 1, D)
 

@@ -24,7 +24,8 @@ from jaxtyping import Int
 from safetensors.torch import save_file
 from torch import Tensor
 
-from flashref.engines import ENGINES, ON_CUDA, Engine, make_mixer
+from flashref.budget import check_generation
+from flashref.engines import ENGINES, ON_CUDA, Engine, make_unasked
 from flashref.files import check_target, shown
 from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
@@ -53,8 +54,9 @@ class Generation(Iterator):
         seed: int | None = None,
     ) -> None:
         batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
+        check_generation(model, batch.shape[1], n, engine, batch.shape[0])
         with torch.no_grad():
-            mixer = make_mixer(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
+            mixer = make_unasked(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
         self._generator = torch.Generator(batch.device)
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
         self._set_up(model, mixer, batch.shape[1], n, temperature, top_k)
@@ -177,6 +179,7 @@ class Generation(Iterator):
         short = (2, len(tokens), (model.config.order + 1) * model.config.d_model)
         if any(t.shape != short for t in under("decoder.", tensors).values()):  # before buffers are made of that size
             raise ValueError(f"the short filters' buffers must have shape {short} with {len(tokens)} sequences")
+        check_generation(model, prompt, n, engine, len(tokens), **about["settings"])
         with torch.no_grad():
             filters = model.filters(max(0, prompt + n - 1))
         run = object.__new__(cls)

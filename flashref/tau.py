@@ -45,7 +45,7 @@ def spectrum(rho: Float[Tensor, "D K"], U: int) -> Complex[Tensor, "D n"]:
     Hyena it is the largest tap: without it the errors of float32 are half as large.
     """
     taps = rho[:, : 2 * U].clone()
-    taps[:, :1] = 0
+    taps[:, :1].zero_()  # assigning 0 would make a tensor of it on the CPU first
     return torch.fft.rfft(taps, fast_length(2 * U))
 
 

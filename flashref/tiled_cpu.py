@@ -12,6 +12,8 @@ from flashref.mixer import Mixer
 from flashref.tau import Tau
 from flashref.tiling import check_count, gray_sizes, gray_tile, middle
 
+BASE = 64  # the block size, unless another is told or was measured
+
 
 class TiledCPU(Mixer):
     """Flash Inference on a CPU (Oncescu et al. 2025, parallel across layers), with what a step touches static.
@@ -32,7 +34,7 @@ class TiledCPU(Mixer):
         self,
         filters: Float[Tensor, "M D L"],
         batch_size: int = 1,
-        base: int = 64,
+        base: int = BASE,
         direct_up_to: int | None = None,
         chunk_points: int | None = None,
     ) -> None:
@@ -63,10 +65,12 @@ class TiledCPU(Mixer):
     def _begin(self) -> None:
         (M, D, L), B, b = self.filters.shape, self.batch_size, self.base
         self._rest = L - self.prompt_length  # the tiling starts after the prompt and counts from there
+        # The last generation's are let go before others are made.
+        self._slots = self._late = self._x_block = self._z_block = self._rows = self._columns = self._row = None
         self._half = self._begin_tiles()
         self._slots = _padded(self.filters, (B, M * D), self._half)
-        self._late = None  # what a prompt contributes to the second half, until its slots are free
         if self.prompt_length and self._rest > self._half:
+            # What a prompt contributes to the second half, until its slots are free.
             self._late = self.filters.new_zeros(B, M * D, self._rest - self._half)
         x, z = _padded(self.filters, (2, b), M * B * D).unflatten(-1, (M, B, D))  # time first: a row is contiguous
         self._x_block, self._z_block = x, z

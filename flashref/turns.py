@@ -1,7 +1,5 @@
 """Several engines in turns: how long each takes when all suffer the same interruptions, and how much each holds."""
 
-import gc
-import types
 from collections.abc import Callable, Hashable, Mapping
 from statistics import median
 from time import perf_counter
@@ -12,10 +10,10 @@ from torch import Tensor
 
 from flashref.bench_runs import MixerRun, ModelRun, Run
 from flashref.hyena import Hyena
+from flashref.memory import bytes_held
 from flashref.mixer import Mixer
 
 TURN = 128  # positions that one engine runs before it is the next one's turn
-CODE = (type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType)
 
 Makers = Mapping[str, Callable[[Tensor, int], Mixer]]
 
@@ -69,18 +67,3 @@ def _first_step(mixer: Mixer) -> Mixer:
     for m in range(len(mixer.filters)):
         mixer.step(m, mixer.filters.new_zeros(mixer.batch_size, mixer.filters.shape[1]))
     return mixer
-
-
-def bytes_held(mixer: Mixer) -> int:
-    """Bytes of every tensor that a mixer holds, however deep, but for its filters."""
-    seen, found, left = {id(mixer.filters)}, {}, [mixer]
-    filters = mixer.filters.untyped_storage().data_ptr()
-    while left:
-        thing = left.pop()
-        if id(thing) in seen or isinstance(thing, CODE):
-            continue
-        seen.add(id(thing))
-        if isinstance(thing, Tensor):
-            found[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
-        left.extend(gc.get_referents(thing))
-    return sum(size for place, size in found.items() if place != filters)
