@@ -77,7 +77,9 @@ def generation_memory(
     P, M = min(prompt_length, L), config.n_layer * mixers  # n = 0: no position runs
     told = [settings.get(name) for name in ("base", "direct_up_to", "chunk_points")]
     held, prompt, conv, run = phases(engine, M, D, L, B, P, weight.dtype, *told, weight.device)
-    state = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in model.state_dict().values()}
+    # Of a model that is split over processes (parallel.py) this process holds its part only.
+    mine = (t.to_local() if hasattr(t, "to_local") else t for t in model.state_dict().values())
+    state = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in mine}
     decoder = _decoder(model, held.engine, B, settings.get("base") or BASE) + 8 * B * (prompt_length + n)
     # Before there is an engine: every layer's filters and all of them in a row, then the engine's copy beside these; or
     # the last layer's network at work.
