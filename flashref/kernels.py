@@ -92,19 +92,26 @@ def hyena_step(
     b, mixers, B, D = x.shape
     C = (mixers + 2) * D
     shapes = {"p": (b + 2, B, C), "taps": (3, C), "bias": (C,), "z": x.shape, "rho": (b, mixers, 1, D), "y": (B, D)}
-    for (name, shape), tensor in zip(shapes.items(), (p, taps, bias, z, rho, y), strict=True):
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {tuple(shape)} to fit x {tuple(x.shape)}, got {(*tensor.shape,)}")
-    if x.stride() != z.stride() or not all(row.is_contiguous() for row in (p, taps, bias, x[0, 0], rho[0, 0], y)):
-        raise ValueError("x and z must have the same strides, and every position of a mixer and all else be contiguous")
-    if not 0 <= i < b:
-        raise ValueError(f"i must be between 0 and b-1 = {b - 1}, got {i}")
+    _check_block(x, z, i, shapes, (p, taps, bias, z, rho, y), (p, taps, bias, x[0, 0], rho[0, 0], y))
     lags = min(LAGS, triton.next_power_of_2(b))
     strides = (*x.stride()[:2], *rho.stride()[:2])
     with torch.cuda.device_of(x):
         _hyena_step[(triton.cdiv(D, CHANNELS), B)](
             p, taps, bias, x, z, rho, y, i, B, D, *strides, MIXERS=mixers, LAGS=lags, CHANNELS=CHANNELS
         )
+
+
+def _check_block(
+    x: Tensor, z: Tensor, i: int, shapes: dict[str, tuple], tensors: tuple[Tensor, ...], rows: tuple[Tensor, ...]
+) -> None:
+    """Refuse tensors of other shapes than they must have beside a block x, and rows that are not contiguous."""
+    for (name, shape), tensor in zip(shapes.items(), tensors, strict=True):
+        if tensor.shape != shape:
+            raise ValueError(f"{name} must have shape {tuple(shape)} to fit x {tuple(x.shape)}, got {(*tensor.shape,)}")
+    if x.stride() != z.stride() or not all(row.is_contiguous() for row in rows):
+        raise ValueError("x and z must have the same strides, and every position of a mixer and all else be contiguous")
+    if not 0 <= i < len(x):
+        raise ValueError(f"i must be between 0 and b-1 = {len(x) - 1}, got {i}")
 
 
 def mixer_step(
@@ -123,13 +130,7 @@ def mixer_step(
     """
     b, B, D = x.shape
     shapes = {"z": x.shape, "rho": (b, 1, D), "x_i": (B, D), "z_i": (B, D)}
-    for (name, shape), tensor in zip(shapes.items(), (z, rho, x_i, z_i), strict=True):
-        if tensor.shape != shape:
-            raise ValueError(f"{name} must have shape {tuple(shape)} to fit x {tuple(x.shape)}, got {(*tensor.shape,)}")
-    if x.stride() != z.stride() or not all(row.is_contiguous() for row in (x[0], rho[0], x_i, z_i)):
-        raise ValueError("x and z must have the same strides, and every position of a mixer be contiguous")
-    if not 0 <= i < b:
-        raise ValueError(f"i must be between 0 and b-1 = {b - 1}, got {i}")
+    _check_block(x, z, i, shapes, (z, rho, x_i, z_i), (x[0], rho[0], x_i, z_i))
     lags = min(LAGS, triton.next_power_of_2(b))
     with torch.cuda.device_of(x):
         _mixer_step[(triton.cdiv(D, CHANNELS), B)](

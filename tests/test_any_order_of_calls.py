@@ -179,12 +179,17 @@ class Calls(RuleBasedStateMachine):
         return [life[0].fork(), life[1]]
 
 
+def run_machine(calls: type[RuleBasedStateMachine], engine: str, lives: int, steps: int) -> Counter:
+    """Run a state machine for one engine; returns what it counted."""
+    machine = type(calls.__name__ + engine, (calls,), {"engine": engine, "count": Counter()})
+    machine.TestCase.settings = settings(max_examples=lives, stateful_step_count=steps)
+    machine.TestCase("runTest").runTest()
+    return machine.count
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_any_order_of_calls_gives_the_sum(engine, tried):
-    count = Counter()
-    machine = type("CallsOf" + engine, (Calls,), {"engine": engine, "count": count})
-    machine.TestCase.settings = settings(max_examples=examples(60), stateful_step_count=25)
-    machine.TestCase("runTest").runTest()
+    count = run_machine(Calls, engine, examples(60), 25)
     tried("cases", "an engine's calls in any order, a sequence of up to 25", count["lives"])
     tried("cases", "numbers that came out of them, against the sum in float64", count["outputs"])
     tried("faults", "a wrong call among them", count["refused"])

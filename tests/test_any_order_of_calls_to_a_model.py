@@ -8,9 +8,9 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from depth import examples
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, rule
+from test_any_order_of_calls import run_machine
 from test_engines import ENGINES, TILED
 from test_generation import L_MAX, VOCABULARY, make
 from test_hyena import config, model_written_out, randomised
@@ -249,10 +249,7 @@ class GenerationCalls(RuleBasedStateMachine):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_decoder_gives_the_logits_of_the_model_in_any_order_of_calls(engine, tried):
-    count = Counter()
-    machine = type("DecoderOf" + engine, (DecoderCalls,), {"engine": engine, "count": count})
-    machine.TestCase.settings = settings(max_examples=examples(8), stateful_step_count=15)
-    machine.TestCase("runTest").runTest()
+    count = run_machine(DecoderCalls, engine, examples(8), 15)
     tried("cases", "a decoder's calls in any order, orders 2 to 4", count["lives"])
     tried("cases", "logits of a position, against the model written out in float64", count["logits"])
     tried("faults", "a wrong call among them", count["refused"])
@@ -260,10 +257,7 @@ def test_a_decoder_gives_the_logits_of_the_model_in_any_order_of_calls(engine, t
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_generation_gives_the_tokens_of_the_model_in_any_order_of_calls(engine, tried):
-    count = Counter()
-    machine = type("GenerationOf" + engine, (GenerationCalls,), {"engine": engine, "count": count})
-    machine.TestCase.settings = settings(max_examples=examples(8), stateful_step_count=15)
-    machine.TestCase("runTest").runTest()
+    count = run_machine(GenerationCalls, engine, examples(8), 15)
     tried("cases", "a generation's calls in any order, orders 2 to 4", count["lives"])
     tried("cases", "tokens drawn again from the model written out in float64", count["tokens"])
     tried("faults", "a wrong call among them", count["refused"])

@@ -167,7 +167,7 @@ def test_a_mixers_step_is_its_row_of_the_block_written_out(B, D, b, data, dtype)
         (1, lambda z: z[1:], "z must have shape"),
         (2, lambda rho: rho[1:], "rho must have shape"),
         (3, lambda x_i: x_i[:1], "x_i must have shape"),
-        (4, lambda z_i: z_i.T.contiguous().T, "every position of a mixer be contiguous"),
+        (4, lambda z_i: z_i.T.contiguous().T, "every position of a mixer and all else be contiguous"),
         (5, lambda i: 4, "i must be between 0 and b-1 = 3, got 4"),
     ],
 )
