@@ -125,11 +125,11 @@ def _generate_and_save(path: str, every: int) -> None:
     run.save(path)
 
 
-def test_fifty_kills_at_random_moments_cost_no_token(tmp_path):
+def test_fifty_kills_at_random_moments_cost_no_token(tmp_path, tried):
     path, dice = str(tmp_path / "run.safetensors"), random.Random(0)
     fork = multiprocessing.get_context("fork")
     want = expected(290)
-    killed = positions = 0
+    killed = positions = lost = 0
     while killed < 50:
         worker = fork.Process(target=_generate_and_save, args=(path, dice.choice([1, 3, 10])))
         worker.start()
@@ -141,11 +141,13 @@ def test_fifty_kills_at_random_moments_cost_no_token(tmp_path):
         if os.path.exists(path):
             run = Generation.resume(path, MODEL)  # the old one or the new one, always whole
             known = run.tokens.shape[1]
-            assert torch.equal(run.tokens, want[:, :known])
+            lost += (run.tokens != want[:, :known]).sum().item()
             positions = max(positions, known)
             if not run.left:
                 os.remove(path)  # begin anew
-    assert positions > 5
+    tried("faults", "a generation killed at a random moment while it wrote and saved", killed)
+    tried("lost", "tokens that such a kill lost or changed", lost)
+    assert lost == 0 and positions > 5
     _generate_and_save(path, 300)
     assert torch.equal(Generation.resume(path, MODEL).tokens, want)
 
