@@ -467,7 +467,7 @@ WRONG = {
     "no engine": ((checks.check_engine, Lazy), "must be a class derived from flashref.Mixer", False),
     "generate looked up": (
         (checks.check_generate, lambda *a: flashref.generate(*a)[0]),
-        "own engines.make_mixer",
+        "own generation.generate",
         False,
     ),
     "tokens of anything": (

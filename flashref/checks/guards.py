@@ -19,6 +19,7 @@ SOLUTIONS = (
     "engines",
     "kernels",
     "naive",
+    "naive_gpu",
     "product_tiling",
     "tau",
     "tiled_cpu",
@@ -77,10 +78,18 @@ def restore() -> list[str]:
 USED: list[str] = []
 
 
-def refuse(name: str) -> None:
-    """Remember that a solution was called, and stop whoever did it."""
+def refuse(frame: types.FrameType) -> None:
+    """A solution's frame: remember what of flashref was called by somebody else to get there, and stop whoever did."""
+    while _ours(frame.f_back):
+        frame = frame.f_back
+    name = f"{frame.f_globals['__name__'].partition('.')[2]}.{frame.f_code.co_qualname}"
     USED.append(name)
     raise SolutionUsed(name)
+
+
+def _ours(frame: types.FrameType | None) -> bool:
+    name = frame.f_globals.get("__name__", "") if frame else ""
+    return name.startswith("flashref.") and not name.startswith("flashref.checks")
 
 
 # What takes the place of a solution's code runs among the globals of its module: it finds everything by itself.
@@ -89,13 +98,13 @@ def refuse(name: str) -> None:
 def _refusing(*args, **kwargs):
     import sys
 
-    sys.modules["flashref.checks.guards"].refuse(sys._getframe().f_code.co_qualname)
+    sys.modules["flashref.checks.guards"].refuse(sys._getframe())
 
 
 def _refusing_generator(*args, **kwargs):
     import sys
 
-    yield sys.modules["flashref.checks.guards"].refuse(sys._getframe().f_code.co_qualname)
+    yield sys.modules["flashref.checks.guards"].refuse(sys._getframe())
 
 
 def _solutions() -> Iterator[types.FunctionType]:
@@ -116,10 +125,9 @@ def solutions_off() -> Iterator[None]:
     USED.clear()
     try:
         for function, code, _, _ in kept:
-            qualified = f"{function.__module__.partition('.')[2]}.{code.co_qualname}"
             function.__defaults__ = function.__kwdefaults__ = None
             mine = _refusing_generator if inspect.isgeneratorfunction(function) else _refusing
-            function.__code__ = mine.__code__.replace(co_name=function.__name__, co_qualname=qualified)
+            function.__code__ = mine.__code__.replace(co_name=function.__name__, co_qualname=code.co_qualname)
         yield
     finally:
         for function, code, defaults, keywords in kept:
