@@ -258,11 +258,13 @@ def test_it_plays_to_the_end_and_stops_there_and_a_key_stops_it(opened):
     shown.control("play").click()
     assert shown.control("play").get_attribute("aria-label") == "Pause"
     shown.page.clock.run_for(1600)
-    shown.shows(STATES[0], 3)
+    at = int(shown.control("at").input_value())
+    assert at in (2, 3)  # a moment lasts 500 ms; on a busy machine the first may begin before the clock stands still
+    shown.shows(STATES[0], at)
     shown.page.locator("svg").focus()
     shown.page.keyboard.press(" ")
     shown.page.clock.run_for(5000)
-    shown.shows(STATES[0], 3)
+    shown.shows(STATES[0], at)
     shown.page.keyboard.press(" ")
     shown.page.clock.run_for(60_000)
     shown.shows(STATES[0], 31)
