@@ -45,7 +45,7 @@ SUBMISSIONS: dict[str, dict[str, Submission]] = {
                 }
             },
             {
-                "generate-loop-tokens": r"It calls flashref's own hyena.HyenaOperator.forward: write this part yourself",
+                "generate-loop-tokens": r"flashref's own hyena.HyenaOperator.forward: write this part yourself",
                 "generate-loop-trained": r"flashref's own",
             },
         ),
