@@ -36,6 +36,14 @@ def tolerance(mixer: Approximate, dtype: torch.dtype = torch.float64) -> float:
     return (LOOSE if getattr(mixer, "modes", None) and mixer.modes.state_size == 200 else TOLERANCE)[dtype]
 
 
+def cancels(mixer: Approximate, x: torch.Tensor, exact: torch.Tensor) -> float:
+    """How much larger than the outputs are the states' shares of them: where poles nearly coincide they cancel."""
+    if getattr(mixer, "modes", None) is None or not exact.numel():
+        return 1.0
+    shares = mixer.modes.residues.abs().double().sum(-1).amax() * x.abs().double().amax() * x.shape[-1] ** 0.5
+    return max(1.0, (shares / exact.abs().amax().clamp(min=1e-30)).item())
+
+
 def decaying(filters: torch.Tensor) -> torch.Tensor:
     """Random filters that fade, as a model's do."""
     return filters * torch.exp(-torch.arange(filters.shape[-1]) / 20)
@@ -50,7 +58,8 @@ def test_an_engine_is_the_sum_with_its_own_filters_with_and_without_a_prompt(mak
     mixer = make_mixer(make, decaying(filters).to(dtype), sizes[1])
     exact = truth(x, mixer.filters)
     for _ in range(2):  # again after a reset
-        assert_close(run(mixer, x, prompt), exact, tolerance(mixer, dtype))
+        rounding = torch.finfo(mixer.filters.dtype).eps * cancels(mixer, x, exact)
+        assert_close(run(mixer, x, prompt), exact, tolerance(mixer, dtype) + rounding)
         mixer.reset()
 
 
