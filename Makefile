@@ -45,8 +45,8 @@ demo: .venv/installed ## the trained Hyena writes the same text with every engin
 bench: .venv/installed ## measure the engines on this machine
 	$(RUN) flashref bench $(ARGS)
 
-results: .venv/installed ## write the README's table of measurements again from the recorded file
-	$(RUN) flashref bench --show results/amd-epyc-2-cores.json --readme README.md
+results: .venv/installed ## write the README's tables of measurements again from the recorded files
+	$(RUN) flashref bench --readme README.md
 
 lint: .venv/installed ## ruff, over the code and the notebooks
 	$(RUN) ruff check .

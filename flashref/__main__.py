@@ -13,7 +13,7 @@ from tabulate import tabulate
 
 from flashref import calibration, comparison, error_growth, recall_training, training
 from flashref.bench import PRESETS, EnginesDisagree, Setting, measure
-from flashref.bench_report import as_json, as_table, from_json, write_plots, write_readme
+from flashref.bench_report import as_json, as_table, from_json, with_summaries, write_plots
 from flashref.budget import available, generation_memory
 from flashref.checkpoints import PRETRAINED, load
 from flashref.demo import demo
@@ -120,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--device", default="cpu", help="cpu or cuda")
     bench.add_argument("--plots", type=Path, help="a folder for four pictures of the records")
     bench.add_argument("--show", type=Path, metavar="JSON", help="measure nothing: table and plots of a results file")
-    bench.add_argument("--readme", type=Path, help="with --show: put the summary into this README")
+    bench.add_argument("--readme", type=Path, help="measure nothing: make this README's tables from its results")
     bench.set_defaults(run=_bench)
 
     compare = commands.add_parser(
@@ -237,8 +237,9 @@ def _bench(arguments: argparse.Namespace) -> None:
         check_target("--json", arguments.json)  # before minutes of measuring
     if arguments.plots and not arguments.plots.is_dir():
         raise ValueError(f"--plots: there is no folder {arguments.plots}")
-    if arguments.readme and not arguments.show:
-        raise ValueError("--readme goes with --show and a results file")
+    if arguments.readme:
+        arguments.readme.write_text(with_summaries(arguments.readme), encoding="utf-8")
+        return
     device = _device_type(arguments.device)
     if arguments.show:
         machine, records = from_json(arguments.show)
@@ -266,8 +267,6 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(as_table(records))
     if arguments.plots:
         write_plots(arguments.plots, machine, records)
-    if arguments.readme:
-        write_readme(arguments.readme, arguments.show)
 
 
 def _device_type(name: str) -> str:

@@ -1,5 +1,6 @@
 """What comes out of a benchmark: a JSON file, tables in Markdown, and four plots, all from the same records."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -14,7 +15,8 @@ from flashref.machine import environment
 
 KINDS = ("mixer", "end_to_end", "blocks_only", "tiles", "offline", "prefill", "forward")
 STEP = ("median", "p99", "longest")  # of the times of a position
-START, END = "<!-- measured: make results writes what stands here -->", "<!-- end of measured -->"
+# What stands between the two is made from the results file that the first one names.
+MEASURED, END = re.compile(r"<!-- measured: (\S+) -->"), "<!-- end of measured -->"
 
 
 def as_json(records: Sequence[Record], device: str = "cpu") -> dict[str, Any]:
@@ -84,23 +86,25 @@ def summary(environment: dict[str, Any], records: Sequence[Record]) -> str:
         *("M, D, B, N", "L", "mixer: best naive / tiled", "end to end: best naive / tiled"),
         *("tiled: positions per second", "of the bound", "tiles / one offline FFT convolution"),
     )
-    lines += [tabulate(rows, header, tablefmt="github", colalign=("left", *["right"] * 6), disable_numparse=True), ""]
-    lines.append(
-        "M layers of order N with D channels and B sequences. Best naive is the faster of lazy and eager; with a star\n"
-        "it was timed in windows of positions, not in full. The bound is the same model with its mixers removed. What\n"
-        "is empty was not measured."
-    )
+    lines.append(tabulate(rows, header, tablefmt="github", colalign=("left", *["right"] * 6), disable_numparse=True))
     return "\n".join(lines)
 
 
-def write_readme(readme: Path, results: Path) -> None:
-    """Put the summary of a results file between the two marks in the README. Raises ValueError if they are missing."""
-    text = readme.read_text(encoding="utf-8")
-    if text.count(START) != 1 or text.count(END) != 1:
-        raise ValueError(f"{readme} must hold the lines {START} and {END} once each")
-    before, rest = text.split(START)
-    _, after = rest.split(END)
-    readme.write_text(f"{before}{START}\n\n{summary(*from_json(results))}\n\n{END}{after}", encoding="utf-8")
+def with_summaries(readme: Path) -> str:
+    """The README's text with the summary of a results file behind every mark that names one, beside the README.
+
+    Raises ValueError where there is no mark, a mark has no end, or what it names is no results file.
+    """
+    before, *parts = MEASURED.split(readme.read_text(encoding="utf-8"))
+    if not parts:
+        raise ValueError(f"{readme} must hold a line like <!-- measured: results/FILE.json --> before each table")
+    text = before
+    for name, rest in zip(parts[::2], parts[1::2], strict=True):
+        _, end, after = rest.partition(END)
+        if not end:
+            raise ValueError(f"{readme} must hold the line {END} behind the table of {name}")
+        text += f"<!-- measured: {name} -->\n\n{summary(*from_json(readme.parent / name))}\n\n{END}{after}"
+    return text
 
 
 def write_plots(folder: Path, environment: dict[str, Any], records: Sequence[Record]) -> list[Path]:

@@ -11,7 +11,7 @@ import torch
 import flashref
 from flashref import Generation, bench, demo
 from flashref.__main__ import main
-from flashref.bench_report import END, START, from_json, summary
+from flashref.bench_report import END, with_summaries
 from flashref.bench_runs import counted_per_position
 from flashref.text import decode, encode
 
@@ -220,7 +220,6 @@ def test_wrong_input_to_bench_is_refused_before_anything_is_measured(tmp_path, c
     assert main([*SMALL, "--json", str(tmp_path / "missing" / "r.json")]) == 2
     assert main([*SMALL, "--plots", str(tmp_path / "missing")]) == 2
     assert main(["bench", "--lengths", "0"]) == 2
-    assert main(["bench", "--readme", "README.md"]) == 2
     (tmp_path / "other.json").write_text("{}")
     assert main(["bench", "--show", str(tmp_path / "other.json")]) == 2
     out, err = capfd.readouterr()
@@ -228,16 +227,18 @@ def test_wrong_input_to_bench_is_refused_before_anything_is_measured(tmp_path, c
 
 
 def test_the_summary_goes_between_its_marks_in_a_readme_and_nothing_else_changes(tmp_path, capfd):
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{START}\nold\n{END}\nafter\n")
+    readme, start = tmp_path / "README.md", "<!-- measured: r.json -->"
+    readme.write_text(f"before\n{start}\nold\n{END}\nbetween\n{start}\n{END}\nafter\n")
     assert main([*SMALL, "--json", str(tmp_path / "r.json")]) == 0
-    assert main(["bench", "--show", str(tmp_path / "r.json"), "--readme", str(readme)]) == 0
+    assert main(["bench", "--readme", str(readme)]) == 0
     text = readme.read_text()
-    assert text.startswith(f"before\n{START}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
-    assert "| 2, 8, 1, 2 " in text and "best naive" in text
-    readme.write_text("no marks")
-    assert main(["bench", "--show", str(tmp_path / "r.json"), "--readme", str(readme)]) == 2
-    assert readme.read_text() == "no marks"
+    assert text.startswith(f"before\n{start}\n") and text.endswith(f"{END}\nafter\n") and "old" not in text
+    assert text.count("| 2, 8, 1, 2 ") == 4 and text.count("best naive") == 4 and f"{END}\nbetween\n{start}" in text
+    lost = f"<!-- measured: lost.json -->\n{END}"
+    for wrong, word in [("no marks", "before each table"), (start, "behind the table"), (lost, "lost.json")]:
+        readme.write_text(wrong)
+        assert main(["bench", "--readme", str(readme)]) == 2
+        assert readme.read_text() == wrong and word in capfd.readouterr().err
 
 
 def test_all_bytes_and_all_bases_survive_encoding_and_decoding():
@@ -259,8 +260,6 @@ def test_a_vocabulary_without_a_text_form_is_refused():
         decode(torch.tensor([1]), 50257)
 
 
-def test_the_table_in_the_readme_is_made_from_the_recorded_file():
-    here = Path(__file__).parent.parent
-    text = (here / "README.md").read_text(encoding="utf-8")
-    found = summary(*from_json(here / "results" / "amd-epyc-2-cores.json"))
-    assert text.partition(START)[2].partition(END)[0].strip() == found
+def test_the_tables_in_the_readme_are_made_from_the_recorded_files():
+    readme = Path(__file__).parent.parent / "README.md"
+    assert readme.read_text(encoding="utf-8") == with_summaries(readme)
