@@ -20,6 +20,7 @@ from flashref.demo import demo
 from flashref.engines import ENGINES
 from flashref.files import check_target, shown
 from flashref.generation import stream
+from flashref.machine import environment
 from flashref.memory import memory_needed, readable, table
 from flashref.resumable import Generation
 from flashref.text import decode, encode
@@ -249,21 +250,22 @@ def _bench(arguments: argparse.Namespace) -> None:
             sizes = {"M": arguments.mixers, "D": arguments.channels, "B": arguments.batch}
             settings = [Setting(L, **sizes, repeats=arguments.repeats) for L in arguments.lengths]
         made_for = ["lazy", "eager", "tiled_cpu", "bounded"] if device == "cpu" else ["lazy", "eager", "tiled_gpu"]
-        records = []
+        records, machine = [], environment(arguments.device)
+        if device == "cuda":
+            # What waits for a GPU waits for the current one.
+            torch.cuda.set_device(torch.device(arguments.device).index or 0)
         part = arguments.json and arguments.json.with_name(arguments.json.name + ".part")
         try:
             for measured in measure(settings, arguments.engines or made_for, arguments.device):
                 records += measured
-                found = as_json(records, arguments.device)
                 if part:  # after every setting: what is measured is not lost if the rest is stopped
-                    part.write_text(json.dumps(found) + "\n")
+                    part.write_text(json.dumps(as_json(machine, records)) + "\n")
         except EnginesDisagree:
             if part:
                 part.unlink(missing_ok=True)
             raise
         if part:
             part.replace(arguments.json)
-        machine = found["environment"]
     print(as_table(records))
     if arguments.plots:
         write_plots(arguments.plots, machine, records)

@@ -1,14 +1,15 @@
 """What is measured and how: mixers alone, whole models, the bounds of both, prompts, and one offline convolution.
 
-All engines run in one process on the same inputs and in turns of 1024 positions, so that a slow minute of the
-machine slows all alike. What they answer is compared while they are timed, with the offline truth (mixers) or with each
-other (models); a run whose engines disagree raises. Where lazy or eager would take too long, windows of positions are
-timed, each behind a prompt made by FFT, and the record says so; where both are possible, both are recorded.
+All engines run in one process on the same inputs and in turns of 1024 positions, so that a slow minute of the machine
+slows all alike. What they answer is compared while they are timed, with the offline truth (mixers) or with each other
+(models); a run whose engines disagree raises. Where lazy or eager would take too long, windows of positions are timed
+between the others' turns, each behind a prompt made by FFT, and the record says so; where both are possible, both are
+recorded. A GPU's memory does not hold all engines at once: there the windows come last, for one engine after another.
 """
 
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -27,7 +28,7 @@ from flashref.bench_runs import (
     Run,
     counted_per_position,
     synchronise,
-    time_call,
+    time_forward,
     time_offline,
     time_prefill,
     time_tiles,
@@ -37,6 +38,7 @@ from flashref.convolution import causal_conv
 from flashref.engines import make_mixer
 from flashref.graphs import BLOCK_ENGINES
 from flashref.hyena import Hyena
+from flashref.mixer import Mixer
 from flashref.tiled_cpu import TiledCPU
 
 # Positions that one engine runs before it is the next one's turn: short against a slow minute of the machine, and long
@@ -88,9 +90,8 @@ PRESETS = {
         "paper": (
             Setting(8192),
             *GROWTH,
-            Setting(32768, repeats=1),
+            Setting(32768, repeats=1, naive_in_full=32768),
             Setting(131072, repeats=1),
-            *WIDE,
         ),
         "wide": WIDE,
     },
@@ -112,9 +113,11 @@ class Record:
 
     kind: "mixer", "end_to_end", "blocks_only" (the model without its mixers), "tiles" (all gray tiles, no steps),
     "offline" (one FFT convolution of the same data), "prefill" (a prompt of L/2 into filters of L), "forward" (the
-    model on that prompt). step: of the time per position in microseconds the median, the 99th percentile and the
-    longest, of the last run. curve: per part of the positions where it ends, the mean and the longest, in microseconds.
-    per_position: real multiply-adds, FFT points and bytes moved per channel, counted from the schedule, not measured.
+    model on that prompt, its filters at hand, nothing kept). step: of the time per position in microseconds the median,
+    the 99th percentile and the longest, of the last run; empty on a GPU, where one call launches a block of them.
+    curve: per part of the positions where it ends, the mean and the longest, in microseconds. per_position: real
+    multiply-adds, FFT points and bytes moved per channel, counted from the schedule, not measured. base: the block's
+    size, 0 where there is none.
     """
 
     kind: str
@@ -132,6 +135,7 @@ class Record:
     step: dict[str, float] = field(default_factory=dict)
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     per_position: dict[str, float] = field(default_factory=dict)
+    base: int = 0
 
 
 def measure(
@@ -158,15 +162,16 @@ def _measure_mixers(setting: Setting, engines: Sequence[str], device: str, bar: 
     M, D, B, L = setting.mixers, setting.D, setting.B, setting.L
     filters = torch.randn(M, D, L, device=device) * torch.linspace(0, -6, L, device=device).exp() / L**0.5
     rows = torch.randn(64, M, B, D, device=device)
-    runs: dict[str, Run] = {}
-    for engine in engines:
-        mixer = make_mixer(engine, filters, B)
-        runs[engine] = (MixerBlockRun if mixer.filters.is_cuda else MixerRun)(mixer, rows)
     tiles = []
-    for engine, run in runs.items():
-        if isinstance(run.mixer, TiledCPU):
-            tiles.append(_timed("tiles", engine, setting, device, partial(time_tiles, run.mixer)))
-    records = _in_turns("mixer", setting, runs, device, bar, _last_mixer(filters, rows)) + tiles
+
+    def make(engine: str) -> Run:
+        mixer = make_mixer(engine, filters, B)
+        if isinstance(mixer, TiledCPU):
+            tiles.append(_timed("tiles", engine, setting, device, partial(time_tiles, mixer)))
+        return (MixerBlockRun if isinstance(mixer, BLOCK_ENGINES) else MixerRun)(mixer, rows)
+
+    makers = {engine: partial(make, engine) for engine in engines}
+    records = _in_turns("mixer", setting, makers, device, bar, _mixers(filters, rows)) + tiles
     records.append(_timed("offline", "fft", setting, device, lambda: time_offline(filters, B)))
     return records
 
@@ -178,31 +183,31 @@ def _measure_models(setting: Setting, engines: Sequence[str], device: str, bar: 
     tokens = torch.randint(256, (B, L), device=device)
     with torch.no_grad():
         filters = model.filters(L)
-    mixers = {engine: make_mixer(engine, filters, B) for engine in engines}
-    in_blocks = any(isinstance(mixer, BLOCK_ENGINES) for mixer in mixers.values())
-    runs: dict[str, Run] = {}
-    for engine, mixer in mixers.items():
+    in_blocks = torch.device(device).type == "cuda" or "tiled_gpu" in engines
+    prompt = tokens[:, : max(1, L // 2)]
+    prompts = []
+
+    def make(engine: str) -> Run:
+        mixer = make_mixer(engine, filters, B)
+        if isinstance(mixer, TiledCPU):
+            time_tiles(mixer)
+            prompts.append(_timed("prefill", engine, setting, device, partial(time_prefill, model, mixer, prompt)))
         if isinstance(mixer, BLOCK_ENGINES):
-            runs[engine] = BlockRun(model, mixer, tokens)
-        else:
-            runs[engine] = ModelRun(model, mixer, tokens, choose=in_blocks)
-            if isinstance(mixer, TiledCPU):
-                time_tiles(mixer)
-    if in_blocks:
-        runs[BOUND] = BlockRun(model, make_mixer("tiled_gpu", filters, B), tokens, mixers=False)
-    else:
-        runs[BOUND] = ModelRun(model, NoMixer(filters, B), tokens)
-    records = _in_turns("end_to_end", setting, runs, device, bar, {})
+            return BlockRun(model, mixer, tokens)
+        return ModelRun(model, mixer, tokens, choose=in_blocks)
+
+    def make_bound() -> Run:
+        if in_blocks:
+            return BlockRun(model, make_mixer("tiled_gpu", filters, B), tokens, mixers=False)
+        return ModelRun(model, NoMixer(filters, B), tokens)
+
+    makers = {engine: partial(make, engine) for engine in engines} | {BOUND: make_bound}
+    records = _in_turns("end_to_end", setting, makers, device, bar, {})
     for record in records:
         if record.engine == BOUND:
             record.kind = "blocks_only"
-    prompt = tokens[:, : max(1, L // 2)]
-    for engine in engines:
-        if engine not in NAIVE:
-            seconds = partial(time_prefill, model, make_mixer(engine, filters, B), prompt)
-            records.append(_timed("prefill", engine, setting, device, seconds))
-    records.append(_timed("forward", "fft", setting, device, lambda: time_call(lambda: model(prompt))))
-    return records
+    seconds = partial(time_forward, model, filters, prompt)
+    return [*records, *prompts, _timed("forward", "fft", setting, device, seconds)]
 
 
 def _timed(kind: str, engine: str, setting: Setting, device: str, run: Callable[[], float]) -> Record:
@@ -223,50 +228,84 @@ def _record(kind: str, engine: str, setting: Setting, device: str, runs: list[fl
 
 @torch.inference_mode()
 def _in_turns(
-    kind: str, setting: Setting, runs: dict[str, Run], device: str, bar: tqdm, truth: dict[int, Tensor]
+    kind: str,
+    setting: Setting,
+    makers: Mapping[str, Callable[[], Run]],
+    device: str,
+    bar: tqdm,
+    truth: dict[int, Tensor],
 ) -> list[Record]:
     """Every engine at every position, or, lazy and eager beyond what they run in full, in windows."""
-    L = setting.L
-    ends = _ends(L)
-    full = [engine for engine in runs if engine not in NAIVE or setting.naive_in_full >= L]
-    # What ran in full is sampled too, where a window is short against L: so the sampling can be judged.
-    sampled = [engine for engine in runs if engine in NAIVE and (engine not in full or L >= 1024)]
-    records = []
+    L, ends, cuda = setting.L, _ends(setting.L), torch.device(device).type == "cuda"
+    full = [engine for engine in makers if engine not in NAIVE or setting.naive_in_full >= L]
+    # What ran in full is sampled too, where windows are short against L: so the sampling can be judged.
+    sampled = [engine for engine in makers if engine in NAIVE and (engine not in full or L >= 1024)]
+    runs = {engine: makers[engine]() for engine in full}
+    apart = {} if cuda else {engine: makers[engine]() for engine in sampled}
+    _warm_up(runs, L)
     totals: dict[tuple[str, bool], list[float]] = {}
-    for repeat in range(setting.repeats):
-        times, outputs = _one_round(runs, L, full, ends, bar)
+    records = []
+
+    def compare(engine: str, outputs: dict[int, Tensor]) -> None:
+        nonlocal truth
+        truth = truth or (outputs if engine != BOUND else {})
+        if engine != BOUND:
+            _check_agreement(kind, engine, L, outputs, truth)
+
+    def record(engine: str, mixer: Mixer, extrapolated: bool, **more: Any) -> Record:
+        more |= {"per_position": counted_per_position(mixer, L), "base": getattr(mixer, "base", 0)}
+        return _record(kind, engine, setting, device, totals[engine, extrapolated], extrapolated=extrapolated, **more)
+
+    for _ in range(setting.repeats):
+        times, outputs, of_windows = _one_round(runs, apart, L, ends, bar)
         for engine in full:
             totals.setdefault((engine, False), []).append(times[engine].sum().item())
-        truth = truth or next((outputs[engine] for engine in full if engine != BOUND), {})
-        for engine in full:
-            if engine != BOUND:
-                _check_agreement(kind, engine, L, outputs[engine], truth)
-        if repeat:  # sampling is repeated inside one run already
-            continue
+            compare(engine, outputs[engine])
+        for engine, windows in of_windows.items():
+            totals.setdefault((engine, True), []).append(L * statistics.mean(s for s, _ in windows))
+            compare(engine, dict(out for _, out in windows))
+    for engine in full:
+        more = {"curve": _curve(times[engine])} | ({} if cuda else {"step": _steps(times[engine])})
+        records.append(record(engine, runs[engine].mixer, False, **more))
+    for engine, run in apart.items():
+        records.append(record(engine, run.mixer, True))
+    if cuda:
+        runs.clear()  # what they held is needed
         for engine in sampled:
-            seconds, found = _sample(runs[engine], L, ends[:-1])
-            totals[engine, True] = [seconds]
-            truth = truth or found
-            _check_agreement(kind, engine, L, found, truth)
-    for (engine, extrapolated), seconds in totals.items():
-        more: dict[str, Any] = {"per_position": counted_per_position(engine, L)}
-        if not extrapolated:
-            more |= {"step": _steps(times[engine]), "curve": _curve(times[engine])}
-        records.append(_record(kind, engine, setting, device, seconds, extrapolated=extrapolated, **more))
+            run = makers[engine]()
+            windows = [_window(run, end) for end in ends[:-1]]
+            totals[engine, True] = [L * statistics.mean(s for s, _ in windows)]
+            compare(engine, dict(out for _, out in windows))
+            records.append(record(engine, run.mixer, True))
+            del run
     return records
 
 
+def _warm_up(runs: dict[str, Run], L: int) -> None:
+    """Kernels are compiled and memory is touched before anything is timed."""
+    for run in runs.values():
+        run.start(0)
+        for t in range(min(L, run.warm_up)):
+            run.step(t)
+
+
 def _one_round(
-    runs: dict[str, Run], L: int, engines: list[str], ends: list[int], bar: tqdm
-) -> tuple[dict[str, Float[Tensor, " L"]], dict[str, dict[int, Tensor]]]:
-    """All L positions by these engines in turns: seconds for each position, and what came out at the ends."""
-    times = {engine: torch.zeros(L, dtype=torch.float64) for engine in engines}
-    outputs: dict[str, dict[int, Tensor]] = {engine: {} for engine in engines}
-    for engine in engines:
-        runs[engine].start(0)
+    runs: dict[str, Run], sampled: dict[str, Run], L: int, ends: list[int], bar: tqdm
+) -> tuple[
+    dict[str, Float[Tensor, " L"]], dict[str, dict[int, Tensor]], dict[str, list[tuple[float, tuple[int, Tensor]]]]
+]:
+    """All L positions by the runs in turns, and between the turns the windows of the sampled ones.
+
+    Seconds for each position, what came out at the ends, and of each window what _window says.
+    """
+    times = {engine: torch.zeros(L, dtype=torch.float64) for engine in runs}
+    outputs: dict[str, dict[int, Tensor]] = {engine: {} for engine in runs}
+    windows: dict[str, list] = {engine: [] for engine in sampled}
+    for run in runs.values():
+        run.start(0)
     for first in range(0, L, TURN):
-        for engine in engines:
-            run, stop = runs[engine], min(first + TURN, L)
+        stop = min(first + TURN, L)
+        for engine, run in runs.items():
             synchronise()
             spent = []
             for t in range(first, stop):
@@ -274,32 +313,34 @@ def _one_round(
                 z_t = run.step(t)
                 spent.append(time.perf_counter() - begin)
                 if t + 1 in ends:
-                    outputs[engine][t] = z_t.clone()
+                    outputs[engine][t] = _kept(z_t)
             begin = time.perf_counter()
             synchronise()  # on a GPU the steps only launched: what is left is spread over them
             rest = (time.perf_counter() - begin) / (stop - first)
             times[engine][first:stop] = torch.tensor(spent, dtype=torch.float64) + rest
+        for engine, run in sampled.items():
+            windows[engine] += [_window(run, end) for end in ends[:-1] if first < end <= stop]
         bar.set_description(f"{first} of {L}")
-    return times, outputs
+    return times, outputs, windows
 
 
-def _sample(run: Run, L: int, ends: list[int]) -> tuple[float, dict[int, Tensor]]:
-    """Seconds for L positions from windows before each of the ends, each behind a prompt made by FFT."""
-    per_position, outputs = [], {}
-    for end in ends:
-        start = max(0, end - run.window - run.warm_up)
-        first = min(start + run.warm_up, end - 1)
-        run.start(start)
-        for t in range(start, first):
-            run.step(t)
-        synchronise()
-        begin = time.perf_counter()
-        for t in range(first, end):
-            z_t = run.step(t)
-        synchronise()
-        per_position.append((time.perf_counter() - begin) / (end - first))
-        outputs[end - 1] = z_t.clone()
-    return statistics.mean(per_position) * L, outputs
+def _window(run: Run, end: int) -> tuple[float, tuple[int, Tensor]]:
+    """Seconds for one of the positions before ``end``, behind a prompt made by FFT; the last one, and what came out."""
+    start = max(0, end - run.window - run.warm_up)
+    first = start + run.warm_up if start + run.warm_up < end else start  # on a GPU a block has no typical part
+    run.start(start)
+    for t in range(start, first):
+        run.step(t)
+    synchronise()
+    begin = time.perf_counter()
+    for t in range(first, end):
+        z_t = run.step(t)
+    synchronise()
+    return (time.perf_counter() - begin) / (end - first), (end - 1, _kept(z_t))
+
+
+def _kept(z_t: Sequence[Tensor]) -> Tensor:
+    return torch.stack(tuple(z_t))
 
 
 def _steps(times: Float[Tensor, " L"]) -> dict[str, float]:
@@ -320,12 +361,15 @@ def _curve(times: Float[Tensor, " L"]) -> list[tuple[int, float, float]]:
     ]
 
 
-def _last_mixer(filters: Float[Tensor, "M D L"], rows: Float[Tensor, "R M B D"]) -> dict[int, Tensor]:
-    """The truth for MixerRun's outputs: the last mixer's, in float64."""
-    L = filters.shape[-1]
-    x = rows[:, -1].permute(1, 2, 0).double()
-    z = causal_conv(x.repeat(1, 1, -(-L // x.shape[-1]))[..., :L], filters[-1].double())
-    return {end - 1: z[..., end - 1].clone() for end in _ends(L)}
+def _mixers(filters: Float[Tensor, "M D L"], rows: Float[Tensor, "R M B D"]) -> dict[int, Tensor]:
+    """The truth for the mixers' outputs, in float64, at the ends."""
+    L, ends = filters.shape[-1], _ends(filters.shape[-1])
+    found = []
+    for m, rho in enumerate(filters):
+        x = rows[:, m].permute(1, 2, 0).double()
+        z = causal_conv(x.repeat(1, 1, -(-L // x.shape[-1]))[..., :L], rho.double())
+        found.append(z[..., [end - 1 for end in ends]])
+    return {end - 1: z for end, z in zip(ends, torch.stack(found).unbind(-1), strict=True)}
 
 
 def _ends(L: int) -> list[int]:

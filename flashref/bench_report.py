@@ -11,7 +11,6 @@ from tabulate import tabulate
 
 from flashref.bench import BOUND, NAIVE, Record
 from flashref.files import read_records, shown
-from flashref.machine import environment
 
 KINDS = ("mixer", "end_to_end", "blocks_only", "tiles", "offline", "prefill", "forward")
 STEP = ("median", "p99", "longest")  # of the times of a position
@@ -19,9 +18,9 @@ STEP = ("median", "p99", "longest")  # of the times of a position
 MEASURED, END = re.compile(r"<!-- measured: (\S+) -->"), "<!-- end of measured -->"
 
 
-def as_json(records: Sequence[Record], device: str = "cpu") -> dict[str, Any]:
-    """The content of a results file."""
-    return {"environment": environment(device), "records": [asdict(record) for record in records]}
+def as_json(machine: dict[str, Any], records: Sequence[Record]) -> dict[str, Any]:
+    """The content of a results file; machine: as environment() of machine.py says, before anything is measured."""
+    return {"environment": machine, "records": [asdict(record) for record in records]}
 
 
 def from_json(file: Path) -> tuple[dict[str, Any], list[Record]]:

@@ -1,7 +1,7 @@
 """What the benchmark runs: a mixer or a model one position at a time, and calls that are timed as a whole."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Protocol
 
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from flashref.convolution import fast_length
+from flashref.convolution import causal_conv, fast_length
 from flashref.generation import Decoder
 from flashref.graphs import BlockDecoder, Replay
 from flashref.hyena import Hyena
@@ -19,21 +19,25 @@ from flashref.tiled_cpu import TiledCPU
 from flashref.tiled_gpu import TiledGPU
 from flashref.tiling import cost, schedule
 
+WARM_UP, WINDOW = 8, 96  # positions that are stepped through after a prompt before any is timed, and then timed
+
 
 class Run(Protocol):
     """Something that goes through L positions, from any of them on.
 
-    warm_up: how many positions after a start are not typical; window: of how many the time is sampled.
+    mixer: the engine in it. warm_up: how many positions after a start are not typical; window: of how many the time is
+    sampled.
     """
 
+    mixer: Mixer
     warm_up: int
     window: int
 
     def start(self, P: int) -> None:
         """Begin anew, with the first P positions given at once."""
 
-    def step(self, t: int) -> Tensor:
-        """Position t; what came out is compared between engines."""
+    def step(self, t: int) -> Sequence[Tensor]:
+        """Position t; what came out is compared between engines. The next step may overwrite it."""
 
 
 class NoMixer(Mixer):
@@ -57,9 +61,9 @@ class NoMixer(Mixer):
 
 
 class MixerRun:
-    """M mixers alone, fed from a ring of random rows."""
+    """M mixers alone, fed from a ring of random rows. What comes out are the outputs of all mixers."""
 
-    warm_up, window = 1, 24  # the first step behind a prompt finds nothing in the cache
+    warm_up, window = WARM_UP, WINDOW
 
     def __init__(self, mixer: Mixer, rows: Float[Tensor, "R M B D"]) -> None:
         self.mixer, self.rows = mixer, [list(row) for row in rows]
@@ -70,9 +74,8 @@ class MixerRun:
         for m, ring in enumerate(self.prompt):
             self.mixer.prefill(m, ring.repeat(1, 1, -(-P // ring.shape[-1]))[..., :P])
 
-    def step(self, t: int) -> Tensor:
-        for m, x_t in enumerate(self.rows[t % len(self.rows)]):
-            z_t = self.mixer.step(m, x_t)
+    def step(self, t: int) -> list[Tensor]:
+        z_t = [self.mixer.step(m, x_t) for m, x_t in enumerate(self.rows[t % len(self.rows)])]
         self.mixer.advance()
         return z_t
 
@@ -90,13 +93,11 @@ class MixerBlockRun:
     def start(self, P: int) -> None:
         MixerRun(self.mixer, self.rows).start(P)
         self.first = P
-        self.given = self.rows.new_zeros(
-            self.mixer.base, *self.rows.shape[1:]
-        )  # in a fixed place for the graph to read
-        self.outputs = torch.zeros_like(self.given[:, 0])
+        self.given = self.rows.new_zeros(self.mixer.base, *self.rows.shape[1:])  # where the graph reads them
+        self.outputs = torch.zeros_like(self.given)
         self.replay = Replay(self.rows.device)
 
-    def step(self, t: int) -> Tensor:
+    def step(self, t: int) -> Sequence[Tensor]:
         i = (t - self.first) % self.mixer.base
         if i == 0:
             at = torch.arange(t, t + self.mixer.base, device=self.rows.device) % len(self.rows)
@@ -108,7 +109,7 @@ class MixerBlockRun:
     def _run(self) -> None:
         for i in range(self.mixer.base):
             for m in range(len(self.mixer.filters)):
-                self.mixer.in_block(m, self.given[i, m], self.outputs[i], i)
+                self.mixer.in_block(m, self.given[i, m], self.outputs[i, m], i)
 
 
 class ModelRun:
@@ -117,7 +118,7 @@ class ModelRun:
     What comes out are the logits; with choose, the token.
     """
 
-    warm_up, window = 1, 24
+    warm_up, window = WARM_UP, WINDOW
 
     def __init__(self, model: Hyena, mixer: Mixer, tokens: Int[Tensor, "B L"], choose: bool = False) -> None:
         self.model, self.mixer, self.tokens, self.choose = model, mixer, tokens, choose
@@ -129,10 +130,10 @@ class ModelRun:
         if P:
             self.decoder.prefill(self.tokens[:, :P])
 
-    def step(self, t: int) -> Tensor:
+    def step(self, t: int) -> list[Tensor]:
         logits = self.decoder.step(self.columns[t])
         chosen = logits.argmax(-1)
-        return chosen if self.choose else logits
+        return [chosen if self.choose else logits]
 
 
 class ReadingDecoder(BlockDecoder):
@@ -170,15 +171,15 @@ class BlockRun:
         self.first = max(1, P)
         self.decoder.prefill(self.tokens[:, : self.first])
 
-    def step(self, t: int) -> Tensor:
+    def step(self, t: int) -> list[Tensor]:
         if t < self.first:
-            return self.decoder._tokens[-1].clone()
+            return [self.decoder._tokens[-1]]
         i = (t - self.first) % self.mixer.base
         if i == 0:
             given = self.tokens[:, t : t + self.mixer.base].T
             self.decoder.given[: len(given)] = given
             self.chosen = self.decoder.block()
-        return self.chosen[i]
+        return [self.chosen[i]]
 
 
 def time_call(call: Callable[[], object]) -> float:
@@ -200,6 +201,20 @@ def time_prefill(model: Hyena, mixer: Mixer, prompt: Int[Tensor, "B P"]) -> floa
     return time_call(prefill)
 
 
+def time_forward(model: Hyena, filters: Float[Tensor, "M D L"], prompt: Int[Tensor, "B P"]) -> float:
+    """Seconds for the model on a prompt up to its last logits, the filters at hand, and nothing kept of it."""
+    taps, mixers = filters[..., : prompt.shape[1]], model.config.order - 1
+
+    def forward() -> None:
+        h = model.backbone.embeddings.word_embeddings(prompt)
+        for layer, rho in zip(model.backbone.layers, taps.split(mixers), strict=True):
+            h = h + layer.mixer(layer.norm1(h), lambda o, v, rho=rho: causal_conv(v, rho[o]))
+            h = h + layer.mlp(layer.norm2(h))
+        model.lm_head(model.backbone.ln_f(h[:, -1]))
+
+    return time_call(forward)
+
+
 def time_tiles(mixer: TiledCPU) -> float:
     """Seconds for all gray tiles of a generation, without its steps."""
     M, D, L = mixer.filters.shape
@@ -217,12 +232,13 @@ def time_tiles(mixer: TiledCPU) -> float:
     return time_call(tiles)
 
 
-def time_offline(filters: Float[Tensor, "M D L"], batch_size: int, chunk_points: int | None = 2**19) -> float:
+def time_offline(filters: Float[Tensor, "M D L"], batch_size: int) -> float:
     """Seconds for one causal convolution of the same data known in full: spectra cached, chunked as the tiles are."""
+    chunk_points = (TiledGPU if filters.is_cuda else TiledCPU).chunk_points
     M, D, L = filters.shape
     n = fast_length(2 * L)
     rho, x = filters.reshape(M * D, L), torch.randn(batch_size, M * D, L, device=filters.device, dtype=filters.dtype)
-    size = M * D if filters.is_cuda or chunk_points is None else max(1, chunk_points // (batch_size * n))
+    size = max(1, chunk_points // (batch_size * n))
     chunks = [slice(c, c + size) for c in range(0, M * D, size)]
     spectra = [torch.fft.rfft(rho[c], n) for c in chunks]
     z = torch.zeros_like(x)
@@ -234,16 +250,17 @@ def time_offline(filters: Float[Tensor, "M D L"], batch_size: int, chunk_points:
     return time_call(convolve)
 
 
-def counted_per_position(engine: str, L: int, base: int = 64) -> dict[str, float]:
+def counted_per_position(mixer: Mixer, L: int) -> dict[str, float]:
     """Multiply-adds, FFT points and bytes moved in float32, per position and channel, red cells left out.
 
-    Counted from the schedule that the engine runs; nothing for an engine without one.
+    Counted from the schedule that the engine runs, with its base; nothing for an engine without one.
     """
-    kind = {"tiled_cpu": "relaxed", "tiled_gpu": "relaxed"}.get(engine, engine)
+    tiled = isinstance(mixer, TiledCPU)
+    kind = "relaxed" if tiled and mixer.name in ("tiled_cpu", "tiled_gpu") else mixer.name
     if kind not in ("lazy", "eager", "relaxed", "bounded"):
         return {}
-    tiles = schedule(L, kind, base if kind in ("relaxed", "bounded") else 1)
-    fft_from = 2 if kind == "bounded" else TiledCPU.direct_up_to + 1
+    tiles = schedule(L, kind, mixer.base if tiled else 1)
+    fft_from = max(2, mixer.direct_up_to + 1) if kind == "relaxed" else 2
     counted = cost(tiles, fft_from)
     points = counted.fft_points
     if kind == "bounded":  # two tiles with the same outputs share the FFT back; the second's inputs were transformed

@@ -1,13 +1,16 @@
 """What the benchmark times is what it says: mixers run a block at a time give the sum, with the kernels and without."""
 
+import weakref
+from functools import partial
 from importlib.util import find_spec
 
 import pytest
 import torch
+from tqdm.auto import tqdm
 from truth import assert_close, causal_sum
 
-from flashref import Hyena, HyenaConfig
-from flashref.bench_runs import BlockRun, MixerBlockRun
+from flashref import Hyena, HyenaConfig, bench, make_mixer
+from flashref.bench_runs import BlockRun, MixerBlockRun, MixerRun
 from flashref.graphs import BLOCK_ENGINES
 
 
@@ -32,10 +35,11 @@ def test_mixers_alone_in_blocks_give_the_sum(engine, L, P, base, kernels):
     M, B, D, R = 2, 2, 3, 16
     filters, rows = torch.randn(M, D, L, dtype=torch.float64), torch.randn(R, M, B, D, dtype=torch.float64)
     run = MixerBlockRun(made(engine, filters, B, base), rows)
-    truth = causal_sum(rows[torch.arange(L) % R, -1].permute(1, 2, 0), filters[-1])
+    x = rows[torch.arange(L) % R]
+    truth = torch.stack([causal_sum(x[:, m].permute(1, 2, 0), filters[m]) for m in range(M)])
     for _ in range(2):  # a second run begins anew
         run.start(P)
-        z = torch.stack([run.step(t).clone() for t in range(P, L)], dim=-1)
+        z = torch.stack([torch.stack(tuple(run.step(t))) for t in range(P, L)], dim=-1)
         assert_close(z, truth[..., P:], 1e-10)
 
 
@@ -50,5 +54,25 @@ def test_a_model_in_blocks_chooses_what_its_forward_does_of_given_tokens(engine,
         run = BlockRun(model, made(engine, filters, 2, base), tokens)
         for _ in range(2):
             run.start(P)
-            chosen = torch.stack([run.step(t) for t in range(P, L)], dim=1)
+            chosen = torch.stack([run.step(t)[0].clone() for t in range(P, L)], dim=1)
             assert torch.equal(chosen, expected[:, P:])
+
+
+def test_on_a_gpu_the_sampled_engines_are_made_when_the_others_are_gone_one_after_another():
+    """Only the order of things, on a CPU: three engines at the lengths that are measured would not fit on a GPU."""
+    setting = bench.Setting(2000, M=1, D=4, repeats=1, naive_in_full=100)
+    filters, rows = torch.randn(1, 4, 2000) / 2000, torch.randn(64, 1, 1, 4)
+    alive, held = weakref.WeakSet(), []
+
+    def make(engine):
+        alive.add(run := MixerRun(make_mixer(engine, filters), rows))
+        held.append(len(alive))
+        return run
+
+    makers = {engine: partial(make, engine) for engine in ("lazy", "eager", "tiled_cpu")}
+    truth = bench._mixers(filters, rows)
+    records = bench._in_turns("mixer", setting, makers, "cuda", tqdm(disable=True), truth)
+    assert held == [1, 1, 1]
+    assert [(r.engine, r.extrapolated, bool(r.step)) for r in records] == [
+        ("tiled_cpu", False, False), ("lazy", True, False), ("eager", True, False)
+    ]  # fmt: skip

@@ -194,14 +194,17 @@ def test_blocks_of_tokens_agree_with_the_other_engines_token_by_token():
 
 
 def test_what_is_counted_per_position_is_what_the_engines_transform():
-    of_tiled, of_bounded = counted_per_position("tiled_cpu", 4096), counted_per_position("bounded", 4096)
+    filters = torch.ones(1, 1, 4096)
+    of_tiled, of_bounded = (counted_per_position(flashref.ENGINES[e](filters), 4096) for e in ("tiled_cpu", "bounded"))
     assert of_tiled["fft_points"] == 2 * 6  # six sizes of tile from 64 to 2048, at 4U points for 2U positions each
     # The tile to the next block, 4U points for U positions, then one of each size from 64 to 1024: 4U points for U
     # positions too, but none for the first two blocks of a size.
     sizes = [64 * 2**q for q in range(5)]
     expected = (4 * 64 * 63 + sum(4 * U * (4096 // U - 2) for U in sizes)) / 4096
     assert of_bounded["fft_points"] == pytest.approx(expected, abs=0.01)
-    assert counted_per_position("eager", 64)["multiply_adds"] == 31.5
+    assert counted_per_position(flashref.ENGINES["eager"](filters), 64)["multiply_adds"] == 31.5
+    of_gpu = counted_per_position(flashref.ENGINES["tiled_gpu"](filters, base=32, direct_up_to=64), 4096)
+    assert of_gpu["fft_points"] == 2 * 5  # from 128 to 2048, counted with the base and the limit that it has
 
 
 def test_bench_writes_nothing_when_an_engine_is_wrong(tmp_path, wrong_engine, capfd):
