@@ -109,8 +109,8 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         choices=["quick", "standard", "paper", "wide"],
         default="quick",
-        help="how much to measure: under two minutes, some ten, or most of an hour; wide is the part of paper that "
-        "has more sequences, a higher order, more layers and channels",
+        help="how much to measure: under two minutes, some ten, or half an hour; wide is as long, with more "
+        "sequences, a higher order, more layers and channels",
     )
     bench.add_argument("--lengths", type=int, nargs="+", help="L, how many positions, instead of the preset's settings")
     bench.add_argument("--mixers", type=int, default=4, help="with --lengths: M, one per layer of the model")

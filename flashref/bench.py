@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -136,6 +136,14 @@ class Record:
     curve: list[tuple[int, float, float]] = field(default_factory=list)
     per_position: dict[str, float] = field(default_factory=dict)
     base: int = 0
+
+
+class Window(NamedTuple):
+    """Positions that stand for all around them: seconds for one of them, the last one, and what came out of it."""
+
+    seconds: float
+    last: int
+    out: Tensor
 
 
 def measure(
@@ -262,8 +270,8 @@ def _in_turns(
             totals.setdefault((engine, False), []).append(times[engine].sum().item())
             compare(engine, outputs[engine])
         for engine, windows in of_windows.items():
-            totals.setdefault((engine, True), []).append(L * statistics.mean(s for s, _ in windows))
-            compare(engine, dict(out for _, out in windows))
+            totals.setdefault((engine, True), []).append(L * statistics.mean(w.seconds for w in windows))
+            compare(engine, {w.last: w.out for w in windows})
     for engine in full:
         more = {"curve": _curve(times[engine])} | ({} if cuda else {"step": _steps(times[engine])})
         records.append(record(engine, runs[engine].mixer, False, **more))
@@ -274,8 +282,8 @@ def _in_turns(
         for engine in sampled:
             run = makers[engine]()
             windows = [_window(run, end) for end in ends[:-1]]
-            totals[engine, True] = [L * statistics.mean(s for s, _ in windows)]
-            compare(engine, dict(out for _, out in windows))
+            totals[engine, True] = [L * statistics.mean(w.seconds for w in windows)]
+            compare(engine, {w.last: w.out for w in windows})
             records.append(record(engine, run.mixer, True))
             del run
     return records
@@ -291,16 +299,14 @@ def _warm_up(runs: dict[str, Run], L: int) -> None:
 
 def _one_round(
     runs: dict[str, Run], sampled: dict[str, Run], L: int, ends: list[int], bar: tqdm
-) -> tuple[
-    dict[str, Float[Tensor, " L"]], dict[str, dict[int, Tensor]], dict[str, list[tuple[float, tuple[int, Tensor]]]]
-]:
+) -> tuple[dict[str, Float[Tensor, " L"]], dict[str, dict[int, Tensor]], dict[str, list[Window]]]:
     """All L positions by the runs in turns, and between the turns the windows of the sampled ones.
 
-    Seconds for each position, what came out at the ends, and of each window what _window says.
+    Returns seconds for each position, what came out at the ends, and the windows.
     """
     times = {engine: torch.zeros(L, dtype=torch.float64) for engine in runs}
     outputs: dict[str, dict[int, Tensor]] = {engine: {} for engine in runs}
-    windows: dict[str, list] = {engine: [] for engine in sampled}
+    windows: dict[str, list[Window]] = {engine: [] for engine in sampled}
     for run in runs.values():
         run.start(0)
     for first in range(0, L, TURN):
@@ -324,8 +330,8 @@ def _one_round(
     return times, outputs, windows
 
 
-def _window(run: Run, end: int) -> tuple[float, tuple[int, Tensor]]:
-    """Seconds for one of the positions before ``end``, behind a prompt made by FFT; the last one, and what came out."""
+def _window(run: Run, end: int) -> Window:
+    """The positions before ``end``, behind a prompt made by FFT."""
     start = max(0, end - run.window - run.warm_up)
     first = start + run.warm_up if start + run.warm_up < end else start  # on a GPU a block has no typical part
     run.start(start)
@@ -336,7 +342,7 @@ def _window(run: Run, end: int) -> tuple[float, tuple[int, Tensor]]:
     for t in range(first, end):
         z_t = run.step(t)
     synchronise()
-    return (time.perf_counter() - begin) / (end - first), (end - 1, _kept(z_t))
+    return Window((time.perf_counter() - begin) / (end - first), end - 1, _kept(z_t))
 
 
 def _kept(z_t: Sequence[Tensor]) -> Tensor:

@@ -2,6 +2,9 @@
 
 A column is shorter and a row longer at every position, but a graph launches the same grid at the same addresses in
 every block. So the kernels read from the device where the block begins, and what lies outside of row or column exits.
+
+In a model the short filter and the gates around them are PyTorch's calls, where tiled_gpu has one kernel for all of it.
+Beside a row or column of a long sequence these are small; whoever compares whole models on a GPU should know of them.
 """
 
 import torch
