@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from depth import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engines import MODES, TOLERANCE, draw, run, truth
@@ -50,7 +51,7 @@ def decaying(filters: torch.Tensor) -> torch.Tensor:
 
 
 @each
-@settings(max_examples=25)
+@settings(max_examples=examples(25))
 @given(sizes=sizes, prompt=st.none() | st.integers(0, 200), dtype=st.sampled_from(list(TOLERANCE)))
 def test_an_engine_is_the_sum_with_its_own_filters_with_and_without_a_prompt(make, sizes, prompt, dtype):
     x, filters = draw(*sizes, dtype)
@@ -112,7 +113,7 @@ def test_a_dilated_filter_keeps_all_lags_of_the_window_and_half_as_many_in_each_
     assert [lag for r in mixer.lags for lag in r] == kept
 
 
-@settings(max_examples=60)
+@settings(max_examples=examples(60))
 @given(N=st.integers(1, 8), seed=st.integers(0, 10**6), count=st.sampled_from([40, 300]), real=st.booleans())
 def test_a_sum_of_n_exponentials_is_distilled_exactly(N, seed, count, real):
     """Written out in float64: real bases, or pairs of complex ones, inside the disc or on its edge."""
@@ -148,7 +149,7 @@ def nasty(kind: int, count: int, g: torch.Generator) -> torch.Tensor:
     ][kind]()
 
 
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(
     kind=st.integers(0, 9), count=st.integers(0, 300), N=st.integers(1, 20), seed=st.integers(0, 9),
     dtype=st.sampled_from(list(TOLERANCE)),

@@ -5,6 +5,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from depth import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -56,7 +57,7 @@ bases = st.one_of(st.integers(1, 9), st.integers(1, 400))
 
 
 @on_every_place
-@settings(max_examples=150)
+@settings(max_examples=examples(150))
 @given(sizes=sizes, base=bases, prompt=st.none() | st.integers(0, 300), dtype=st.sampled_from(list(TOLERANCE)))
 def test_every_engine_is_the_sum(engine, device, sizes, base, prompt, dtype):
     x, filters = draw(*sizes, dtype, device)

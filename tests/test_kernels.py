@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from depth import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engines import draw, run, truth
@@ -46,7 +47,7 @@ def assert_a_tile_is_added(B: int, C: int, U: int, q: int, dtype: torch.dtype) -
     assert_close(slots, expected, TOLERANCE[dtype])  # and what is around the outputs is as it was
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(B=st.integers(1, 3), C=st.integers(1, 20), U=st.integers(1, 40), data=st.data(), dtype=dtypes)
 def test_a_tile_is_the_sum_added_in_place(B, C, U, data, dtype):
     assert_a_tile_is_added(B, C, U, data.draw(st.integers(1, U)), dtype)
@@ -97,7 +98,7 @@ def step_inputs(B: int, D: int, order: int, b: int, blocks: torch.dtype, mixers:
     return [t.to(blocks) for t in (p, taps, bias)] + [t.to(mixers)[:, mine] for t in (x, z, rho)] + [y.to(blocks)]
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(
     B=st.integers(1, 3), D=st.integers(1, 40), order=st.integers(2, 4), b=st.integers(1, 9), data=st.data(),
     dtypes=st.sampled_from([(torch.float32,) * 2, (torch.float64,) * 2, (torch.bfloat16, torch.float32)]),
@@ -144,7 +145,7 @@ def test_a_position_outside_the_block_is_refused(i):
         kernels.hyena_step(*step_inputs(2, 3, 3, 4, torch.float64, torch.float64), i)
 
 
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(B=st.integers(1, 3), D=st.integers(1, 40), b=st.integers(1, 9), data=st.data(), dtype=dtypes)
 def test_a_mixers_step_is_its_row_of_the_block_written_out(B, D, b, data, dtype):
     torch.manual_seed(b)

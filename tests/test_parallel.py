@@ -256,7 +256,7 @@ def test_a_rank_that_is_killed_ends_torchrun_and_the_others_with_a_message(endle
     assert len(ranks) == 3
     os.kill(ranks[1], signal.SIGKILL)
     killed = time.monotonic()
-    _, said = agent.communicate(timeout=600)
+    _, said = agent.communicate(timeout=60)  # a few seconds, on a machine that is not overloaded
     print(f"ended after {time.monotonic() - killed:.1f} s")
     assert agent.returncode == 1
     assert f"Signal 9 (SIGKILL) received by PID {ranks[1]}" in said.decode()
@@ -278,7 +278,7 @@ def test_without_torchrun_each_rank_says_itself_that_another_is_gone(endless, st
     ranks[1].kill()
     killed = time.monotonic()
     for rank in (0, 2):
-        _, said = ranks[rank].communicate(timeout=600)
+        _, said = ranks[rank].communicate(timeout=60)
         assert ranks[rank].returncode == 1
         assert f"flashref: rank {rank} of 3 cannot go on: " in said.decode()
         assert "Timed out" not in said.decode(), "it should not have to wait"

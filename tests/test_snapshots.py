@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+from depth import examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_engines import ENGINES, TILED, draw
@@ -42,7 +43,7 @@ def steps(mixer, x, start, stop):
 
 
 @pytest.mark.parametrize("engine", [*ENGINES, *APPROXIMATE])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60))
 @given(L=st.integers(1, 90), prompt=st.none() | st.integers(0, 60), at=st.integers(0, 90), base=st.integers(1, 9))
 def test_a_restored_generation_goes_on_to_the_last_bit(engine, L, prompt, at, base):
     x, filters = draw(2, 2, 2, L)

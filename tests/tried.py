@@ -35,7 +35,7 @@ def tried(pytestconfig: pytest.Config) -> Callable[..., None]:
     return add
 
 
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config) -> None:
     rows = [f"| {what} | {kind} | {n:,} |" for (kind, what), n in sorted(config.stash[KEY].items())]
     if not rows:
         return
@@ -44,9 +44,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     for line in table:
         terminalreporter.line(line)
     page = config.getoption("--write-trust")
-    if page and not terminalreporter.stats.get("failed") and not terminalreporter.stats.get("error"):
+    if page and exitstatus == pytest.ExitCode.OK:  # not if it was interrupted, either
         before, _, rest = page.read_text().partition(BEGIN)
         _, _, after = rest.partition(END)
-        passed = len(terminalreporter.stats.get("passed", ()))
-        made = f"{passed:,} tests passed, none failed, on {processor()}, {time.strftime('%Y-%m-%d')}."
+        passed, skipped = (len(terminalreporter.stats.get(name, ())) for name in ("passed", "skipped"))
+        made = f"{passed:,} tests passed, none failed, {skipped:,} skipped"
+        made += f" (they need a CUDA device), on {processor()}, {time.strftime('%Y-%m-%d')}."
         page.write_text("\n\n".join([before + BEGIN, made, "\n".join(table), END + after]))
