@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flashref.engines import Engine, check_engine, make_mixer
+from flashref.budget import engine_name
+from flashref.engines import Engine, check_engine, make_unasked
 from flashref.mixer import Mixer
 
 
@@ -54,15 +55,21 @@ def checked(engine: Engine = "auto") -> Callable[[Tensor, int], Mixer]:
     """The same engine, which raises NotFinite, a FloatingPointError, at the step at which an infinity or a NaN enters.
 
     What comes back goes wherever an engine's name goes: into make_mixer, generate, Generation, OnlineConvolution. The
-    answers are the same to the last bit. Looked at are every mixer's inputs and outputs and, in a model, the logits;
-    where an input is not finite, the step is refused and changes nothing but for allocating the buffers. After a bad
-    output or bad logits the generation has to be begun anew, or restored from an earlier snapshot.
+    answers are the same to the last bit, but those of generate and stream on CUDA: without checks they go in blocks,
+    which round otherwise. Looked at are every mixer's inputs and outputs and, in a model, the logits; where an input is
+    not finite, the step is refused and changes nothing but for allocating the buffers. After a bad output or bad logits
+    the generation has to be begun anew, or restored from an earlier snapshot.
 
     Costs two looks, of a few microseconds each, per mixer and step; on a GPU the host waits for each, and "tiled_gpu"
     makes its tokens one by one. Raises ValueError for an unknown engine.
     """
     check_engine(engine)
-    return lambda filters, batch_size=1: as_checked(make_mixer(engine, filters, batch_size))
+
+    def make(filters: Tensor, batch_size: int = 1) -> Mixer:
+        return as_checked(make_unasked(engine, filters, batch_size))
+
+    make.engine_name = engine_name(engine)  # by it make_mixer and generations ask what is free
+    return make
 
 
 def as_checked(mixer: Mixer) -> Mixer:
@@ -73,7 +80,9 @@ def as_checked(mixer: Mixer) -> Mixer:
 
 @cache
 def _checked_class(kind: type[Mixer]) -> type[Checked]:
-    return kind if issubclass(kind, Checked) else type(f"Checked{kind.__name__}", (Checked, kind), {"plain": kind})
+    if issubclass(kind, Checked):
+        return kind
+    return type(f"Checked{kind.__name__}", (Checked, kind), {"plain": kind, "__module__": __name__})
 
 
 def look(what: str, values: Float[Tensor, "B D T"], start: int, mixer: int | None) -> None:
