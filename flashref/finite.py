@@ -22,12 +22,17 @@ from flashref.mixer import Mixer
 
 
 class NotFinite(FloatingPointError):
-    """An infinity or a NaN, and where it entered: position, sequence, channel, and mixer (None in the logits)."""
+    """An infinity or a NaN, and where it entered: position, sequence, channel, and mixer (None in the logits).
 
-    def __init__(self, what: str, value: float, position: int, sequence: int, channel: int, mixer: int | None) -> None:
-        place = f"at position {position}, in sequence {sequence}, {'token' if mixer is None else 'channel'} {channel}"
+    position is None in a prompt's output: one FFT does all its positions, and spreads an overflow over them.
+    """
+
+    def __init__(
+        self, what: str, value: float, where: str, position: int | None, b: int, d: int, m: int | None
+    ) -> None:
+        place = f"{where}, in sequence {b}, {'token' if m is None else 'channel'} {d}"
         super().__init__(f"{what} is {value} {place}: it entered there, and all that was looked at before was finite")
-        self.position, self.sequence, self.channel, self.mixer = position, sequence, channel, mixer
+        self.position, self.sequence, self.channel, self.mixer = position, b, d, m
 
 
 class Checked(Mixer):
@@ -38,7 +43,7 @@ class Checked(Mixer):
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
         look(f"the input of mixer {m}", x, 0, m)
         z = super()._remember(m, x)
-        look(f"the output of mixer {m}, whose inputs are finite,", z, 0, m)
+        look(f"the output of mixer {m}, whose inputs are finite,", z, None, m)
         return z
 
     def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -85,11 +90,16 @@ def _checked_class(kind: type[Mixer]) -> type[Checked]:
     return type(f"Checked{kind.__name__}", (Checked, kind), {"plain": kind, "__module__": __name__})
 
 
-def look(what: str, values: Float[Tensor, "B D T"], start: int, mixer: int | None) -> None:
-    """Raise NotFinite for the earliest value that is not finite, if there is one; the first of values is at start."""
+def look(what: str, values: Float[Tensor, "B D T"], start: int | None, mixer: int | None) -> None:
+    """Raise NotFinite for the earliest value that is not finite, if there is one; the first of values is at start.
+
+    start: None for outputs of one FFT over a prompt, of which no position tells where it entered.
+    """
     if math.isfinite(values.sum()):  # a tenth of isfinite's time: no sum with an infinity or a NaN is finite
         return
     bad = (~torch.isfinite(values)).permute(2, 0, 1).nonzero()
     if len(bad):  # otherwise the sum alone overflowed
         t, b, d = bad[0].tolist()
-        raise NotFinite(what, values[b, d, t].item(), start + t, b, d, mixer)
+        position = None if start is None else start + t
+        where = f"in the prompt of {values.shape[-1]} positions" if start is None else f"at position {position}"
+        raise NotFinite(what, values[b, d, t].item(), where, position, b, d, mixer)
