@@ -3,6 +3,7 @@
 make_mixer, generate, stream, Generation and a mixer's prefill ask here before they allocate anything.
 """
 
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,13 +56,20 @@ def _left_in_control_groups(groups: Path = Path("/proc/self/cgroup"), root: Path
     for group in (place, *place.parents):
         if not group.is_relative_to(root):
             break
-        try:
-            limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-            cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
-            found += [] if limit == "max" else [int(limit) - used + int(cached)]
-        except (OSError, ValueError, KeyError):  # a group without the memory controller
-            continue
+        # Above "high" a group is not killed, but slowed down until it gives back what it cannot.
+        limits = [text for text in (_text(group / "memory.max"), _text(group / "memory.high")) if text.isdecimal()]
+        used = _text(group / "memory.current")
+        if limits and used.isdecimal():  # a group without the memory controller has none of these
+            cached = re.search(r"^inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+            found.append(min(map(int, limits)) - int(used) + (int(cached[1]) if cached else 0))
     return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def generation_memory(

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from flashref.files import check_regular, shown
+from flashref.files import check_regular, check_room, shown
 
 MEGABYTES = 8  # of the pickle that says where a file's tensors are: more than any needs
 OPERATIONS = 500_000  # of such a pickle: some seconds' worth; HyenaDNA's have a few ten thousand
@@ -44,7 +44,8 @@ def read_pickled(file: Path, skipped: tuple[str, ...] = (), device: str = "cpu")
     is refused. So is what torch.load would believe: compressed entries, entries that are longer together than the file,
     a changed byte anywhere in it, functions that no tensor needs, and what takes for ever to hash or to copy.
 
-    Costs one more pass over the file than torch.load. Raises ValueError, with what to do.
+    Costs one more pass over the file than torch.load. Raises ValueError, with what to do; MemoryError where there is
+    no room.
     """
     check_regular(file)
     try:
@@ -53,6 +54,7 @@ def read_pickled(file: Path, skipped: tuple[str, ...] = (), device: str = "cpu")
         with torch.serialization.safe_globals([(_Skipped, name) for name in found if name.startswith(skipped)]):
             return torch.load(file, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file fails in as many ways as there are damages
+        check_room(file, error)
         refused = re.search(r"Unsupported .*|Trying to .*", str(error))  # torch's reason, behind its advice to trust
         why = f"{type(error).__name__}: {shown(refused[0] if refused else str(error).partition(chr(10))[0])}"
         raise ValueError(f"{file} is not a checkpoint of plain tensors, or is damaged ({why})") from error

@@ -203,6 +203,14 @@ def test_the_tightest_control_group_above_the_process_counts_less_its_idle_cache
         (place / "memory.current").write_text("700000\n")
         (place / "memory.stat").write_text("anon 500000\ninactive_file 100000\nactive_file 1\n")
     assert left(groups, root) == [400000]
+    (inner / "memory.high").write_text("max\n")
+    (root / "class" / "memory.high").write_text("900000\n")  # above it the group is slowed down to a crawl
+    assert left(groups, root) == [300000]
+    (inner / "memory.high").write_text("750000\n")
+    assert left(groups, root) == [150000, 300000]
+    for without in ("anon 500000\n", "", None):  # a kernel that does not tell: then nothing of it is free
+        (inner / "memory.stat").write_text(without) if without is not None else (inner / "memory.stat").unlink()
+        assert left(groups, root) == [50000, 300000]
     groups.write_text("4:memory:/x\n")
     assert left(groups, root) == [] and left(tmp_path / "none", root) == []
 
@@ -217,6 +225,13 @@ def test_the_command_prints_every_engine_and_what_is_free(free, capsys):
     for engine, fits in rows.items():
         assert fits == ("yes" if memory_needed(engine, 2, 32, 8192).total <= 7 * 2**20 else "no")
     assert set(rows.values()) == {"yes", "no"}
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:1", "meta", ""])
+def test_the_command_refuses_a_device_that_is_not_here(device, capsys):
+    assert main(["memory", "--device", device]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("flashref: --device must be one that is here, cpu") and err.count("\n") == 1
 
 
 def test_the_command_counts_a_model(model, tmp_path, capsys):

@@ -184,9 +184,17 @@ def test_the_command_writes_what_it_shows(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments, words",
-    [(["--lengths", "1"], "--lengths must be >= 2, got 1"), (["--json", "nowhere/x.json"], "there is no folder")],
+    [
+        (["--lengths", "1"], "--lengths must be >= 2, got 1"),
+        (["--json", "nowhere/x.json"], "there is no folder"),
+        (["--json", "."], "is a folder, give a file"),
+    ],
 )
-def test_the_command_refuses_what_it_cannot_do_before_it_measures(arguments, words, capsys):
+def test_the_command_refuses_what_it_cannot_do_before_it_measures(arguments, words, capsys, monkeypatch):
+    def measured(_):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr(error_growth, "measure", measured)
     assert main(["errors", *arguments]) == 2
     assert words in capsys.readouterr().err
 
