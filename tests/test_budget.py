@@ -1,11 +1,13 @@
 """What is refused because it does not fit, in which words, and that what fits by the plan runs in so much memory."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from allocations import allocations
 
 import flashref
 from flashref import ENGINES, Generation, Hyena, HyenaConfig, checked, engines, generate, make_mixer, stream
@@ -13,7 +15,7 @@ from flashref import __main__ as command_line
 from flashref import budget as budget_module
 from flashref.__main__ import main
 from flashref.budget import available, generation_memory
-from flashref.memory import memory_needed, readable
+from flashref.memory import CALLS, memory_needed, readable
 from flashref.naive_gpu import EagerGPU, LazyGPU
 
 KIB = 1024
@@ -252,6 +254,26 @@ def test_generate_says_in_one_line_that_it_does_not_fit(free, model, tmp_path, c
     assert main(["generate", "ACGT", "--model", str(tmp_path), "-n", "100"]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("flashref: engine") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("direct_up_to", [16, 2**20])  # the largest tiles by FFT, and as direct sums
+@pytest.mark.parametrize("M, D, L, B", [(2, 128, 2048, 2), (1, 64, 1500, 3)])
+@pytest.mark.parametrize("engine", ["tiled_cpu", "tiled_gpu", "bounded", "epoched"])
+def test_the_peak_of_tiles_that_no_allowance_hides_is_planned_to_2_percent(engine, M, D, L, B, direct_up_to, tried):
+    """Large enough that a tile's temporaries are many times what is allowed for a step's small tensors."""
+    own = {"base": 64, "direct_up_to": direct_up_to}
+    need = memory_needed(engine, M, D, L, B, **own)
+    filters, x_t = torch.ones(M, D, L), torch.ones(B, D)
+    gc.collect()
+    with allocations() as counted:
+        mixer = ENGINES[engine](filters, B, **own)
+        for _ in range(L):
+            for m in range(M):
+                mixer.step(m, x_t)
+            mixer.advance()
+    assert counted.peak <= need.total - need.views
+    assert need.total - need.views - CALLS <= 1.02 * counted.peak
+    tried("cases", "memory of an engine, computed and counted")
 
 
 DEEP = [("lazy", 0), ("bounded", 0), ("epoched", 100), ("tiled_cpu", 3000)]
