@@ -212,8 +212,8 @@ def _prompt(arguments: argparse.Namespace) -> bytes:
 
 
 def _memory(arguments: argparse.Namespace) -> None:
-    L, P, B, device = arguments.length, arguments.prompt, arguments.batch, torch.device(arguments.device)
-    engines = [name for name in ENGINES if name != ("tiled_gpu" if device.type == "cpu" else "tiled_cpu")]
+    L, P, B, device = arguments.length, arguments.prompt, arguments.batch, arguments.device
+    engines = [name for name in ENGINES if name != ("tiled_gpu" if _device_type(device) == "cpu" else "tiled_cpu")]
     if arguments.model:
         model = load(arguments.model).to(device)
         check_count("--prompt", P, 1)

@@ -3,6 +3,7 @@
 make_mixer, generate, stream, Generation and a mixer's prefill ask here before they allocate anything.
 """
 
+import re
 import resource
 from collections.abc import Callable
 from dataclasses import replace
@@ -55,13 +56,20 @@ def _left_in_control_groups(groups: Path = Path("/proc/self/cgroup"), root: Path
     for group in (place, *place.parents):
         if not group.is_relative_to(root):
             break
-        try:
-            limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
-            cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())["inactive_file"]
-            found += [] if limit == "max" else [int(limit) - used + int(cached)]
-        except (OSError, ValueError, KeyError):  # a group without the memory controller
-            continue
+        # Above "high" a group is not killed, but slowed down until it gives back what it cannot.
+        limits = [text for text in (_text(group / "memory.max"), _text(group / "memory.high")) if text.isdecimal()]
+        used = _text(group / "memory.current")
+        if limits and used.isdecimal():  # a group without the memory controller has none of these
+            cached = re.search(r"^inactive_file (\d+)$", _text(group / "memory.stat"), re.MULTILINE)
+            found.append(min(map(int, limits)) - int(used) + (int(cached[1]) if cached else 0))
     return found
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text().strip()
+    except OSError:
+        return ""
 
 
 def generation_memory(
@@ -102,13 +110,18 @@ def _decoder(model: Hyena, engine: str, B: int, base: int) -> int:
 
     config, weight = model.config, model.lm_head.weight
     streams = (config.order + 1) * config.d_model
-    in_blocks = weight.is_cuda and engine == "tiled_gpu"  # graphs.BlockDecoder, with its noise
+    in_blocks = weight.is_cuda and engine in ("tiled_gpu", "lazy", "eager")  # graphs.BlockDecoder, with its noise
     slots = ((base if in_blocks else BLOCK) + SHORT_TAPS - 1) * B * streams
     of_block = 8 * (base + 1) * B * (1 + config.vocab_size) if in_blocks else 0
     return weight.element_size() * config.n_layer * (slots + SHORT_TAPS * streams) + of_block
 
 
 # Refusals. -----------------------------------------------------------------------------------------------------------
+
+
+def engine_name(engine: "Engine") -> str | None:
+    """An engine's name, of one that finite.checked made too; None for any other callable, of which nothing is known."""
+    return getattr(engine, "engine_name", None) if callable(engine) else engine
 
 
 def check_mixer(kind: type[Mixer], filters: Tensor, batch_size: int, base: int | None) -> None:
@@ -132,14 +145,15 @@ def check_mixer(kind: type[Mixer], filters: Tensor, batch_size: int, base: int |
 
 def check_prompt(mixer: Mixer, prompt_length: int) -> None:
     """Refuse a prompt after which a generation does not fit. An engine without a formula passes. Raises MemoryError."""
-    if type(mixer) not in FORMULAS:
+    kind = _formula_of(type(mixer))
+    if kind is None:
         return
     filters, names = mixer.filters, ("base", "direct_up_to", "chunk_points")
     own = {name: getattr(mixer, name) for name in names if hasattr(mixer, name)}
 
     def plan(length: int = prompt_length) -> Memory:
         shape = (*filters.shape, mixer.batch_size, length)
-        return memory_needed(mixer.name, *shape, filters.dtype, **own, device=filters.device)
+        return memory_needed(kind.name, *shape, filters.dtype, **own, device=filters.device)
 
     free = available(filters.device)
     if _Fits(plan, filters.nbytes, free)():
@@ -150,17 +164,29 @@ def check_prompt(mixer: Mixer, prompt_length: int) -> None:
         raise fits.refusal(f"a prompt of {prompt_length} positions", ways)
 
 
+def _formula_of(kind: type[Mixer]) -> type[Mixer] | None:
+    """The engine whose formula holds for a class: itself, or what a checked class or one of naive_gpu.py is made of.
+
+    None where the caller has changed anything.
+    """
+    for known in kind.__mro__:
+        if known in FORMULAS or not known.__module__.startswith("flashref."):
+            return known if known in FORMULAS else None
+    return None
+
+
 def check_generation(
     model: Hyena, prompt_length: int, n: int, engine: "Engine", batch_size: int, **settings: int
 ) -> None:
-    """Refuse a generation that does not fit beside the model. An engine of the caller's passes. Raises MemoryError.
+    """Refuse a generation that does not fit beside the model. An engine without a name passes. Raises MemoryError.
 
     settings: those of an engine that is already chosen, of a generation that is resumed: then nothing can be changed.
     """
-    if callable(engine):
+    name = engine_name(engine)
+    if name is None:
         return
 
-    def plan(engine: str = engine, length: int = n, batch_size: int = batch_size) -> Memory:
+    def plan(engine: str = name, length: int = n, batch_size: int = batch_size) -> Memory:
         return generation_memory(model, prompt_length, length, engine, batch_size, **settings)
 
     device = model.lm_head.weight.device

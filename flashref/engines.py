@@ -6,7 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from flashref.bounded import Bounded
-from flashref.budget import check_mixer
+from flashref.budget import check_mixer, engine_name
 from flashref.calibration import settings
 from flashref.epoched import Epoched
 from flashref.memory_formulas import FORMULAS
@@ -14,7 +14,7 @@ from flashref.mixer import Mixer, check_filters, check_form
 from flashref.naive import Eager, Lazy
 from flashref.naive_gpu import EagerGPU, LazyGPU
 from flashref.tiled_cpu import TiledCPU
-from flashref.tiled_gpu import TiledGPU
+from flashref.tiled_gpu import TiledGPU, has_kernels
 from flashref.tiling import check_count
 
 ON_CUDA = {"lazy": LazyGPU, "eager": EagerGPU}  # the same, in a form that a CUDA graph can record
@@ -40,21 +40,23 @@ def make_mixer(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int 
     unless told or measured (calibration.py); for "epoched" the length of an epoch.
 
     Raises ValueError or TypeError for what does not fit together. Raises MemoryError, before anything is allocated, if
-    memory has no room for a generation without a prompt (memory.py); what a callable's engine needs is not known.
+    memory has no room for a generation without a prompt (memory.py); what a callable's engine needs is not known, but
+    for checked(...) with a name.
     """
     check_engine(engine)
-    if not callable(engine) and ENGINES[_named(engine, filters)] in FORMULAS:
+    name = engine_name(engine)
+    if name is not None and ENGINES[_named(name, filters)] in FORMULAS:
         check_form("filters", filters, "(M, D, L)")
         check_count("batch_size", batch_size, 1)
-        check_mixer(ENGINES[_named(engine, filters)], filters, batch_size, base)
+        check_mixer(ENGINES[_named(name, filters)], filters, batch_size, base)
     return make_unasked(engine, filters, batch_size, base)
 
 
 def make_unasked(engine: Engine, filters: Float[Tensor, "M D L"], batch_size: int, base: int | None = None) -> Mixer:
     """make_mixer without a look at what is free, for generations, which have asked for all of it at once."""
     made = engine if callable(engine) else ENGINES[_named(engine, filters)]
-    if not callable(engine) and isinstance(filters, Tensor) and filters.is_cuda:
-        made = ON_CUDA.get(engine, made)
+    if not callable(engine) and isinstance(filters, Tensor) and filters.is_cuda and has_kernels(filters.device):
+        made = ON_CUDA.get(engine, made)  # without kernels they would wait for the GPU, which no graph can record
     if callable(engine) or not issubclass(made, TiledCPU):
         if base is not None:
             raise ValueError(f"base belongs to the tiled engines only, got base={base} with engine={engine!r}")

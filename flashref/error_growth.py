@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from flashref.engines import ENGINES, make_mixer
 from flashref.error_bound import error_bound
+from flashref.files import check_target, read_records
 from flashref.machine import environment
 from flashref.mixer import Mixer
 
@@ -155,9 +156,9 @@ def measure(
 
 
 def read(file: Path) -> tuple[dict, list[Measured]]:
-    """What ``errors --json`` wrote: the machine, and the records."""
-    kept = json.loads(Path(file).read_text())
-    return kept["environment"], [Measured(**record) for record in kept["records"]]
+    """What ``errors --json`` wrote: the machine, and the records. Raises ValueError for a file that is none."""
+    content, records = read_records(Path(file), Measured)
+    return content["environment"], records
 
 
 def as_table(records: Sequence[Measured]) -> str:
@@ -185,8 +186,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _errors(arguments: argparse.Namespace) -> None:
     if min(arguments.lengths) < 2:
         raise ValueError(f"--lengths must be >= 2, got {min(arguments.lengths)}")
-    if arguments.json and not arguments.json.parent.is_dir():
-        raise ValueError(f"--json: there is no folder {arguments.json.parent}")  # before minutes of measuring
+    if arguments.json:
+        check_target("--json", arguments.json)  # before minutes of measuring
     machine = environment()
     records = list(tqdm(measure(arguments.lengths), unit="run", disable=None))
     if arguments.json:

@@ -1,16 +1,19 @@
 """Files that somebody else may have written, read so that none fills the memory or never ends: JSON, safetensors.
 
-Whatever is wrong with one raises a ValueError that names it. What torch.save wrote is read in pickled.py.
+Whatever is wrong with one raises a ValueError that names it, and no room for it a MemoryError. What torch.save wrote is
+read in pickled.py.
 """
 
 import json
 import math
+import re
 from collections import Counter
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
@@ -132,11 +135,24 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, copied, and its metadata. The library checks sizes against the file's own."""
+    """The tensors of a safetensors file, copied, and its metadata. The library checks sizes against the file's own.
+
+    Copied, since the library's tensors are the file, mapped: whoever changes it would change them, after all checks.
+    Raises MemoryError where there is no room, ValueError for a file that is none.
+    """
     check_regular(file)
     try:
         with safe_open(file, framework="pt") as opened:
-            tensors = {name: opened.get_tensor(name) for name in opened.keys()}
+            tensors = {name: opened.get_tensor(name).clone() for name in opened.keys()}
             return tensors, opened.metadata() or {}
     except Exception as error:  # a damaged file fails in as many ways as there are damages
+        check_room(file, error)
         raise ValueError(f"{file} is not a safetensors file, or is damaged: {shown(error)}") from error
+
+
+def check_room(file: Path, error: Exception) -> None:
+    """Raise MemoryError if that is why reading a file failed, so that nobody takes a good one for damaged."""
+    short = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    # On the CPU torch has no class of its own for it.
+    if short or (isinstance(error, RuntimeError) and re.search("tried to allocate|allocate memory", str(error))):
+        raise MemoryError(f"memory is short for {file}: {shown(error)}") from error

@@ -16,17 +16,23 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from flashref.engines import Engine, check_engine, make_mixer
+from flashref.budget import engine_name
+from flashref.engines import Engine, check_engine, make_unasked
 from flashref.mixer import Mixer
 
 
 class NotFinite(FloatingPointError):
-    """An infinity or a NaN, and where it entered: position, sequence, channel, and mixer (None in the logits)."""
+    """An infinity or a NaN, and where it entered: position, sequence, channel, and mixer (None in the logits).
 
-    def __init__(self, what: str, value: float, position: int, sequence: int, channel: int, mixer: int | None) -> None:
-        place = f"at position {position}, in sequence {sequence}, {'token' if mixer is None else 'channel'} {channel}"
+    position is None in a prompt's output: one FFT does all its positions, and spreads an overflow over them.
+    """
+
+    def __init__(
+        self, what: str, value: float, where: str, position: int | None, b: int, d: int, m: int | None
+    ) -> None:
+        place = f"{where}, in sequence {b}, {'token' if m is None else 'channel'} {d}"
         super().__init__(f"{what} is {value} {place}: it entered there, and all that was looked at before was finite")
-        self.position, self.sequence, self.channel, self.mixer = position, sequence, channel, mixer
+        self.position, self.sequence, self.channel, self.mixer = position, b, d, m
 
 
 class Checked(Mixer):
@@ -37,7 +43,7 @@ class Checked(Mixer):
     def _remember(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D P"]:
         look(f"the input of mixer {m}", x, 0, m)
         z = super()._remember(m, x)
-        look(f"the output of mixer {m}, whose inputs are finite,", z, 0, m)
+        look(f"the output of mixer {m}, whose inputs are finite,", z, None, m)
         return z
 
     def _step(self, m: int, x_t: Float[Tensor, "B D"]) -> Float[Tensor, "B D"]:
@@ -54,15 +60,21 @@ def checked(engine: Engine = "auto") -> Callable[[Tensor, int], Mixer]:
     """The same engine, which raises NotFinite, a FloatingPointError, at the step at which an infinity or a NaN enters.
 
     What comes back goes wherever an engine's name goes: into make_mixer, generate, Generation, OnlineConvolution. The
-    answers are the same to the last bit. Looked at are every mixer's inputs and outputs and, in a model, the logits;
-    where an input is not finite, the step is refused and changes nothing but for allocating the buffers. After a bad
-    output or bad logits the generation has to be begun anew, or restored from an earlier snapshot.
+    answers are the same to the last bit, but those of generate and stream on CUDA: without checks they go in blocks,
+    which round otherwise. Looked at are every mixer's inputs and outputs and, in a model, the logits; where an input is
+    not finite, the step is refused and changes nothing but for allocating the buffers. After a bad output or bad logits
+    the generation has to be begun anew, or restored from an earlier snapshot.
 
     Costs two looks, of a few microseconds each, per mixer and step; on a GPU the host waits for each, and "tiled_gpu"
     makes its tokens one by one. Raises ValueError for an unknown engine.
     """
     check_engine(engine)
-    return lambda filters, batch_size=1: as_checked(make_mixer(engine, filters, batch_size))
+
+    def make(filters: Tensor, batch_size: int = 1) -> Mixer:
+        return as_checked(make_unasked(engine, filters, batch_size))
+
+    make.engine_name = engine_name(engine)  # by it make_mixer and generations ask what is free
+    return make
 
 
 def as_checked(mixer: Mixer) -> Mixer:
@@ -73,14 +85,21 @@ def as_checked(mixer: Mixer) -> Mixer:
 
 @cache
 def _checked_class(kind: type[Mixer]) -> type[Checked]:
-    return kind if issubclass(kind, Checked) else type(f"Checked{kind.__name__}", (Checked, kind), {"plain": kind})
+    if issubclass(kind, Checked):
+        return kind
+    return type(f"Checked{kind.__name__}", (Checked, kind), {"plain": kind, "__module__": __name__})
 
 
-def look(what: str, values: Float[Tensor, "B D T"], start: int, mixer: int | None) -> None:
-    """Raise NotFinite for the earliest value that is not finite, if there is one; the first of values is at start."""
+def look(what: str, values: Float[Tensor, "B D T"], start: int | None, mixer: int | None) -> None:
+    """Raise NotFinite for the earliest value that is not finite, if there is one; the first of values is at start.
+
+    start: None for outputs of one FFT over a prompt, of which no position tells where it entered.
+    """
     if math.isfinite(values.sum()):  # a tenth of isfinite's time: no sum with an infinity or a NaN is finite
         return
     bad = (~torch.isfinite(values)).permute(2, 0, 1).nonzero()
     if len(bad):  # otherwise the sum alone overflowed
         t, b, d = bad[0].tolist()
-        raise NotFinite(what, values[b, d, t].item(), start + t, b, d, mixer)
+        position = None if start is None else start + t
+        where = f"in the prompt of {values.shape[-1]} positions" if start is None else f"at position {position}"
+        raise NotFinite(what, values[b, d, t].item(), where, position, b, d, mixer)

@@ -1,19 +1,22 @@
 """What is refused because it does not fit, in which words, and that what fits by the plan runs in so much memory."""
 
+import gc
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
+from allocations import allocations
 
 import flashref
-from flashref import ENGINES, Generation, Hyena, HyenaConfig, generate, make_mixer, stream
+from flashref import ENGINES, Generation, Hyena, HyenaConfig, checked, engines, generate, make_mixer, stream
 from flashref import __main__ as command_line
 from flashref import budget as budget_module
 from flashref.__main__ import main
 from flashref.budget import available, generation_memory
-from flashref.memory import memory_needed, readable
+from flashref.memory import CALLS, memory_needed, readable
+from flashref.naive_gpu import EagerGPU, LazyGPU
 
 KIB = 1024
 
@@ -47,28 +50,33 @@ def nothing_made(monkeypatch):
         monkeypatch.setattr(engine, "__init__", made)
 
 
+PLAIN_AND_CHECKED = [lambda engine: engine, checked, lambda engine: checked(checked(engine))]
+
+
+@pytest.mark.parametrize("form", PLAIN_AND_CHECKED)
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_mixer_is_made_where_it_just_fits_and_refused_with_one_byte_less(engine, free):
+def test_a_mixer_is_made_where_it_just_fits_and_refused_with_one_byte_less(engine, form, free):
     filters = torch.ones(2, 8, 3000)
     need = memory_needed(engine, 2, 8, 3000, 2).total
     free(need)
-    make_mixer(engine, filters, 2)
+    make_mixer(form(engine), filters, 2)
     free(need - 1)
     with pytest.raises(MemoryError, match=f"engine '{engine}' with M = 2, D = 8, L = 3000, B = 2 needs"):
-        make_mixer(engine, filters, 2)
+        make_mixer(form(engine), filters, 2)
 
 
+@pytest.mark.parametrize("form", PLAIN_AND_CHECKED)
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("start", [generate, stream, Generation])
-def test_a_generation_starts_where_it_just_fits_and_is_refused_with_one_byte_less(engine, start, free, model):
+def test_a_generation_starts_where_it_just_fits_and_is_refused_with_one_byte_less(engine, form, start, free, model):
     prompt = torch.ones(2, 100, dtype=torch.long)
     need = generation_memory(model, 100, 40, engine, 2)
     free(need.total - need.weights)
-    run = start(model, prompt, 40, engine)
+    run = start(model, prompt, 40, form(engine))
     assert len(list(run)) == (2 if start is generate else 40)
     free(need.total - need.weights - 1)
     with pytest.raises(MemoryError, match="with a prompt of 100 tokens, n = 40, B = 2 needs"):
-        start(model, prompt, 40, engine)
+        start(model, prompt, 40, form(engine))
 
 
 def test_nothing_is_made_before_the_refusal(free, model, nothing_made):
@@ -117,9 +125,12 @@ def test_a_mixer_that_does_not_fit_is_offered_shorter_filters_fewer_sequences_an
         make_mixer("eager", filters, 4)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_prompt_after_which_it_does_not_fit_is_refused_and_the_engine_is_as_it_was(engine, free):
-    mixer = make_mixer(engine, torch.ones(1, 8, 2000))
+OTHER_FORMS = [*((checked(engine), engine) for engine in ENGINES), (LazyGPU, "lazy"), (EagerGPU, "eager")]
+
+
+@pytest.mark.parametrize("made_by, engine", [*((engine, engine) for engine in ENGINES), *OTHER_FORMS])
+def test_a_prompt_after_which_it_does_not_fit_is_refused_and_the_engine_is_as_it_was(made_by, engine, free):
+    mixer = make_mixer(made_by, torch.ones(1, 8, 2000))
     free(0)
     with pytest.raises(MemoryError, match="with a prompt of 1500 positions needs"):
         mixer.prefill(0, torch.ones(1, 8, 1500))
@@ -149,8 +160,26 @@ def test_an_engine_of_the_callers_is_not_judged(free, model):
     class Own(flashref.Lazy):
         pass
 
-    tokens = generate(model, torch.ones(4, dtype=torch.long), 3, engine=Own)
-    assert tokens.shape == (1, 7)
+    for engine in (Own, checked(Own)):
+        tokens = generate(model, torch.ones(4, dtype=torch.long), 3, engine=engine)
+        assert tokens.shape == (1, 7)
+
+
+@pytest.mark.parametrize("engine", ["lazy", "eager", "tiled_gpu"])
+def test_what_graphs_decode_in_blocks_is_counted_in_blocks(engine, model, monkeypatch):
+    """A decoder's own tensors as test_memory_formulas.py counts them, and a row of noise more."""
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    tokens_and_noise = 8 * (2 * 65 + 65 * 2 * 12)
+    layers = 2 * 4 * ((64 + 2) * 2 * 48 + 3 * 48)
+    assert budget_module._decoder(model, engine, 2, 64) == tokens_and_noise + layers
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_on_cuda_the_naive_engines_take_their_graphs_form_only_where_there_are_kernels(kernels, monkeypatch):
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(engines, "has_kernels", lambda device: kernels)
+    for name, plain, of_graphs in (("lazy", flashref.Lazy, LazyGPU), ("eager", flashref.Eager, EagerGPU)):
+        assert type(engines.make_unasked(name, torch.ones(1, 2, 50), 1)) is (of_graphs if kernels else plain)
 
 
 def test_what_is_free_is_the_least_of_what_the_system_the_groups_and_the_process_have(tmp_path, monkeypatch):
@@ -176,6 +205,14 @@ def test_the_tightest_control_group_above_the_process_counts_less_its_idle_cache
         (place / "memory.current").write_text("700000\n")
         (place / "memory.stat").write_text("anon 500000\ninactive_file 100000\nactive_file 1\n")
     assert left(groups, root) == [400000]
+    (inner / "memory.high").write_text("max\n")
+    (root / "class" / "memory.high").write_text("900000\n")  # above it the group is slowed down to a crawl
+    assert left(groups, root) == [300000]
+    (inner / "memory.high").write_text("750000\n")
+    assert left(groups, root) == [150000, 300000]
+    for without in ("anon 500000\n", "", None):  # a kernel that does not tell: then nothing of it is free
+        (inner / "memory.stat").write_text(without) if without is not None else (inner / "memory.stat").unlink()
+        assert left(groups, root) == [50000, 300000]
     groups.write_text("4:memory:/x\n")
     assert left(groups, root) == [] and left(tmp_path / "none", root) == []
 
@@ -190,6 +227,13 @@ def test_the_command_prints_every_engine_and_what_is_free(free, capsys):
     for engine, fits in rows.items():
         assert fits == ("yes" if memory_needed(engine, 2, 32, 8192).total <= 7 * 2**20 else "no")
     assert set(rows.values()) == {"yes", "no"}
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:99", "cpu:1", "meta", ""])
+def test_the_command_refuses_a_device_that_is_not_here(device, capsys):
+    assert main(["memory", "--device", device]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.startswith("flashref: --device must be one that is here, cpu") and err.count("\n") == 1
 
 
 def test_the_command_counts_a_model(model, tmp_path, capsys):
@@ -210,6 +254,26 @@ def test_generate_says_in_one_line_that_it_does_not_fit(free, model, tmp_path, c
     assert main(["generate", "ACGT", "--model", str(tmp_path), "-n", "100"]) == 2
     out, err = capfd.readouterr()
     assert out == "" and err.startswith("flashref: engine") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize("direct_up_to", [16, 2**20])  # the largest tiles by FFT, and as direct sums
+@pytest.mark.parametrize("M, D, L, B", [(2, 128, 2048, 2), (1, 64, 1500, 3)])
+@pytest.mark.parametrize("engine", ["tiled_cpu", "tiled_gpu", "bounded", "epoched"])
+def test_the_peak_of_tiles_that_no_allowance_hides_is_planned_to_2_percent(engine, M, D, L, B, direct_up_to, tried):
+    """Large enough that a tile's temporaries are many times what is allowed for a step's small tensors."""
+    own = {"base": 64, "direct_up_to": direct_up_to}
+    need = memory_needed(engine, M, D, L, B, **own)
+    filters, x_t = torch.ones(M, D, L), torch.ones(B, D)
+    gc.collect()
+    with allocations() as counted:
+        mixer = ENGINES[engine](filters, B, **own)
+        for _ in range(L):
+            for m in range(M):
+                mixer.step(m, x_t)
+            mixer.advance()
+    assert counted.peak <= need.total - need.views
+    assert need.total - need.views - CALLS <= 1.02 * counted.peak
+    tried("cases", "memory of an engine, computed and counted")
 
 
 DEEP = [("lazy", 0), ("bounded", 0), ("epoched", 100), ("tiled_cpu", 3000)]

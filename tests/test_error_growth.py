@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -125,7 +126,8 @@ def test_lazy_asked_at_some_positions_gives_the_bits_of_all_steps():
 def check_all(records, tried):
     """What is said of the records: all below the bound, and how much below, and how slowly they grow."""
     assert records and all(r.of_bound <= 1 for r in records), [r for r in records if r.of_bound > 1]
-    tried("cases", MADE, error_growth.CHANNELS * sum(r.compared for r in records))
+    own = [r for r in records if r.engine != "tiled_gpu"]  # which on a CPU runs tiled_cpu's code
+    tried("cases", MADE, error_growth.CHANNELS * sum(r.compared for r in own))
     for r in records:
         u = torch.finfo(getattr(torch, r.dtype)).eps / 2
         in_a_row = math.sqrt(r.L) * u if r.engine == "eager" else 0  # its sums are as long as the text
@@ -168,6 +170,52 @@ def test_the_recorded_errors_are_complete_and_below_the_bound(tried):
     assert list(folder.glob("*.json"))
 
 
+def test_the_page_says_of_the_recorded_errors_what_the_file_does():
+    root = Path(__file__).parent.parent
+    _, records = read(root / "results" / "errors" / "amd-epyc-2-cores.json")
+    page = " ".join((root / "docs" / "trust.md").read_text().split())
+
+    def said(words: str) -> None:
+        assert words in page, words
+
+    of_cpu = {(r.dtype, r.case, r.L, r.prompt): r for r in records if r.engine == "tiled_cpu"}
+    twice = [r for r in records if r.engine == "tiled_gpu"]
+    for r in twice:  # what the page says of it, and that it is not counted
+        assert r == replace(of_cpu[r.dtype, r.case, r.L, r.prompt], engine="tiled_gpu")
+    counts = [error_growth.CHANNELS * sum(r.compared for r in some) for some in (records, twice)]
+    said(f"{counts[0] - counts[1]:,} outputs in [the recorded file]")
+    said(f"(It has {counts[0]:,}: on a CPU tiled_gpu runs tiled_cpu's code, and its {counts[1]:,} are the same")
+
+    worst = {dtype: max(r.of_bound for r in records if r.dtype == dtype) for dtype in error_growth.DTYPES}
+    wide = ("float32", "float64")
+    said(f"came to {worst['bfloat16']:.0%} of it in bfloat16".replace("%", " %"))
+    said(f"to {max(worst[dtype] for dtype in wide):.0%} in float32 and float64".replace("%", " %"))
+    late = max(r.of_bound_late for r in records if r.dtype in wide)
+    said(f"where sums are long, to {100 * late:.1f} %.")
+
+    for dtype, unit in (("float32", 7), ("float64", 16)):
+        for engine in ("lazy", "eager", "tiled_cpu", *(("bounded", "epoched") if unit == 7 else ())):
+            errors = []
+            for L in (2**8, 2**12, 2**16, 2**18):
+                some = [r for r in records if (r.dtype, r.engine, r.L, r.prompt) == (dtype, engine, L, 0)]
+                found = [r.relative * 10**unit for r in some if r.case != "outlier"]
+                errors.append(two_digits(max(found)) if found else "not measured")
+            said(f"| {dtype}, $10^{{-{unit}}}$ | {engine} | {' | '.join(errors)} |")
+
+    faded = [r for r in records if r.case == "outlier" and r.dtype == "float32"]
+    direct = {"lazy": [r for r in faded if r.engine == "lazy"]}
+    direct["eager"] = [r for r in faded if r.engine == "eager" and not r.prompt]
+    said(f"may be off by {100 * max(r.of_terms for r in faded):.1f} % of the sum of its terms' moduli with FFTs")
+    lazy, eager = (max(r.of_terms for r in direct[engine]) for engine in ("lazy", "eager"))
+    said(f"at most ${1e7 * lazy:.1f} \\cdot 10^{{-7}}$ of it with lazy")
+    said(f"by ${1e6 * eager:.1f} \\cdot 10^{{-6}}$ with eager, which adds in a row ($2^{{18}}$ positions)")
+    assert max(direct["eager"], key=lambda r: r.of_terms).L == 2**18
+
+
+def two_digits(number: float) -> str:
+    return f"{number:.1f}" if number < 9.95 else f"{float(f'{number:.1e}'):.0f}"
+
+
 def test_the_command_writes_what_it_shows(tmp_path, capsys):
     file = tmp_path / "errors.json"
     assert main(["errors", "--lengths", "16", "40", "--json", str(file)]) == 0
@@ -183,9 +231,17 @@ def test_the_command_writes_what_it_shows(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     "arguments, words",
-    [(["--lengths", "1"], "--lengths must be >= 2, got 1"), (["--json", "nowhere/x.json"], "there is no folder")],
+    [
+        (["--lengths", "1"], "--lengths must be >= 2, got 1"),
+        (["--json", "nowhere/x.json"], "there is no folder"),
+        (["--json", "."], "is a folder, give a file"),
+    ],
 )
-def test_the_command_refuses_what_it_cannot_do_before_it_measures(arguments, words, capsys):
+def test_the_command_refuses_what_it_cannot_do_before_it_measures(arguments, words, capsys, monkeypatch):
+    def measured(_):
+        raise AssertionError("something was measured")
+
+    monkeypatch.setattr(error_growth, "measure", measured)
     assert main(["errors", *arguments]) == 2
     assert words in capsys.readouterr().err
 

@@ -209,6 +209,19 @@ def test_an_overflow_inside_a_mixer_is_reported_as_its_output(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_an_overflow_in_a_prompts_output_names_the_prompt_and_no_position(engine):
+    """The sums overflow from position 50 on, and the FFT that does them has no finite output at all."""
+    x = torch.zeros(2, 2, 60)
+    x[1, 1, 50:] = 3e38
+    mixer = make_mixer(checked(engine), torch.ones(1, 2, 100), 2)
+    words = "output of mixer 0, whose inputs are finite, is (nan|-?inf) in the prompt of 60 positions, in sequence 1, "
+    with pytest.raises(NotFinite, match=words + "channel 1: it entered there") as e:
+        mixer.prefill(0, x)
+    assert (e.value.position, e.value.sequence, e.value.channel, e.value.mixer) == (None, 1, 1, 0)
+    mixer.prefill(0, torch.ones(2, 2, 60))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_a_copy_of_a_checked_engine_is_checked_too(engine):
     x, filters = draw(1, 1, 2, 90, torch.float32)
     mixer, other = make_mixer(checked(engine), filters), make_mixer(checked(engine), filters)

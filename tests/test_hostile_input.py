@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_command_line import folder  # noqa: F401
 
-from flashref import Hyena, HyenaConfig, calibration, comparison, save
+from flashref import Hyena, HyenaConfig, calibration, comparison, error_growth, save
 from flashref.__main__ import main
 from flashref.bench_report import as_table, best_naive, from_json, summary
 from flashref.text import DNA, decode, encode
@@ -24,6 +24,8 @@ from flashref.text import DNA, decode, encode
 ROOT = Path(__file__).parent.parent
 RESULTS = json.loads((ROOT / "results" / "amd-epyc-2-cores.json").read_text())
 RESULTS["records"] = [r for r in RESULTS["records"] if r["L"] == 8192]
+ERRORS = json.loads((ROOT / "results" / "errors" / "amd-epyc-2-cores.json").read_text())
+ERRORS["records"] = [r for r in ERRORS["records"] if r["L"] == 4096]
 COMPARED = json.loads((ROOT / "results" / "alternatives" / "amd-epyc-2-cores.json").read_text())
 
 
@@ -37,6 +39,11 @@ def of_compare(file: Path) -> str:
     return comparison.as_table(records) + str(environment)
 
 
+def of_errors(file: Path) -> str:
+    environment, records = error_growth.read(file)
+    return error_growth.as_table(records) + str(environment)
+
+
 def of_calibration(file: Path) -> str:
     os.environ[calibration.VARIABLE] = str(file)  # in a child of its own
     return repr(asdict(calibration.choices()))
@@ -44,6 +51,7 @@ def of_calibration(file: Path) -> str:
 
 CHOICES = {calibration.machine(): {"base": 32, "chunk_points": 4096}, "another": {"base": 64, "chunk_points": 1}}
 READERS = {"bench": (of_bench, RESULTS), "compare": (of_compare, COMPARED), "calibrate": (of_calibration, CHOICES)}
+READERS["errors"] = (of_errors, ERRORS)
 
 
 @settings(max_examples=examples(40))
@@ -87,6 +95,7 @@ def test_nothing_is_renamed_onto_what_is_no_file(kind, folder, tmp_path, monkeyp
         ["generate", "x", "--model", str(folder), "-n", "2", "--engine", "lazy", "--save", str(place)],
         ["bench", "--lengths", "10", "--json", str(place)],
         ["compare", "--json", str(place)],
+        ["errors", "--lengths", "16", "--json", str(place)],
         ["explorer", "--html", str(place)],
         ["calibrate", "--forget"],
     ):

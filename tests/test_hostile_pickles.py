@@ -2,9 +2,11 @@
 
 import os
 import pickle
+import random
 import struct
 import tarfile
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 
 import pytest
@@ -70,6 +72,25 @@ META = call("torch._utils:_rebuild_meta_tensor_no_storage", b"ctorch\nfloat32\n(
 OF_TENSOR = b"ctorch\nTensor\nctorch\nfloat32\n(K\x06t(K\x01tK\x00" + STRIDED + CPU
 TERA = b"\x8a\x06" + (2**40).to_bytes(6, "little")
 
+
+def long_key(numbers: int, times: int, number: bytes = b"K\x01") -> bytes:
+    """One tuple of so many numbers, the key of an entry that is put into a dictionary again and again."""
+    return b"\x80\x02}(" + number * numbers + b"tq\x00Ns(" + b"h\x00N" * times + b"u."
+
+
+def copied(entries: int, times: int, late: bool = False) -> bytes:
+    """A dictionary, copied into another one again and again; late: it grows when the call already has it."""
+    grow = b"(" + b"".join(b"J" + struct.pack("<i", i) + b"N" for i in range(entries)) + b"u"
+    make = b"}q\x02" + (b"" if late else grow) + b"\x85q\x03" + (b"h\x02" + grow if late else b"")
+    return b"\x80\x02" + make + b"]" + b"ccollections\nOrderedDict\nh\x03Ra" * times + b"."
+
+
+def built(entries: int, times: int) -> bytes:
+    """A dictionary, copied again and again into the attributes of another one."""
+    grow = b"(" + b"".join(b"X\x05\x00\x00\x00%05dN" % i for i in range(entries)) + b"u"
+    return b"\x80\x02}q\x00" + grow + b"ccollections\nOrderedDict\n)R" + b"h\x00b" * times + b"."
+
+
 BOMBS = {
     "a tensor of torch's own": state(call("torch:Tensor", b"J\x00\x00\x00\x70", b"K\x08")),
     "storage beyond its end": state(tensor(2**40, 6)),
@@ -82,6 +103,11 @@ BOMBS = {
     "an array of bytes": b"\x80\x02" + call("__builtin__:bytearray", TERA) + b".",
     "tuples of tuples as a key": nested(60, KEY),
     "tuples of tuples in a set": nested(60, IN_A_SET),
+    "one long tuple as a key again and again": long_key(99_000, 190_000),
+    "a tuple of long numbers as a key": long_key(9_000, 100_000, b"\x8a\xff" + b"\x01" * 255),
+    "a dictionary copied again and again": copied(50_000, 20_000),
+    "a dictionary copied that grows in a tuple": copied(50_000, 20_000, late=True),
+    "attributes copied again and again": built(50_000, 100_000),
     "text that is encoded again and again": doubled(40),
     "a million lists": b"\x80\x02" + b"(" * 1_000_000 + b".",
     "a text longer than the file": b"\x80\x02X\xff\xff\xff\x7fa.",
@@ -92,6 +118,19 @@ BOMBS = {
     "a persistent object that is none": b"\x80\x02" + text("x") + b"Q.",
     "nothing": b"",
 }
+
+
+def test_a_large_checkpoint_of_a_training_run_is_read(tmp_path):
+    """Thousands of weights, their optimiser's moments, a long curve, and Python's own random state, a tuple of 625."""
+    weights = {f"backbone.layers.{i}.weight": torch.full((2,), float(i)) for i in range(2000)}
+    moments = {i: {"step": 7, "exp_avg": t, "exp_avg_sq": t.clone()} for i, t in enumerate(weights.values())}
+    groups = [{"lr": 1e-3, "betas": (0.9, 0.95), "params": list(range(2000))}]
+    whole = {"state_dict": OrderedDict(weights), "optimizer": {"state": moments, "param_groups": groups}}
+    whole |= {"curve": [(i, 1 / (i + 1)) for i in range(20_000)], "random": random.getstate()}
+    torch.save(whole, tmp_path / "run.ckpt")
+    found = read_pickled(tmp_path / "run.ckpt")
+    assert found["curve"] == whole["curve"] and found["random"] == whole["random"]
+    assert all(torch.equal(found["state_dict"][name], t) for name, t in weights.items())
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
@@ -105,9 +144,18 @@ def test_a_pickle_that_asks_for_too_much_is_refused(case, good, folder, tried): 
 def test_the_bombs_are_bombs(good, folder):  # noqa: F811
     """torch.load alone takes what a few of them ask for, so that refusing them says something."""
     file = folder / "weights.ckpt"
-    for small in (nested(20, KEY), nested(20, IN_A_SET), doubled(12)):
-        put(file, small)
-        assert torch.load(file, weights_only=True)
+    small = [
+        nested(20, KEY),
+        nested(20, IN_A_SET),
+        doubled(12),
+        long_key(20, 20),
+        copied(9, 9),
+        copied(9, 9, late=True),
+    ]
+    for bomb in (*small, built(9, 9)):
+        put(file, bomb)
+        found = torch.load(file, weights_only=True)
+        assert found or vars(found)
     put(file, BOMBS["one number again and again"])
     assert torch.load(file, weights_only=True)["backbone.ln_f.bias"].numel() == 2**40
     put(file, state(tensor(6, 6)))

@@ -2,12 +2,13 @@
 
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from flashref import ENGINES, Hyena, HyenaConfig, make_mixer
+from flashref import ENGINES, Generation, Hyena, HyenaConfig, make_mixer
 from flashref.generation import BLOCK, Decoder
 from flashref.graphs import BlockDecoder
 
@@ -19,6 +20,7 @@ ROW = B * D * ITEM
 COPIED = {"lazy": MIXERS * ROW, "eager": MIXERS * ROW, "tiled_cpu": 0, "tiled_gpu": 0, "bounded": 0, "epoched": 0}
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 READ = ("_local_scalar_dense", "item", "is_nonzero", "equal", "nonzero", "_to_cpu")
+READ_BY_PYTHON = ("tolist", "numpy", "item", "__array__")  # on a CPU most of these are no operation that is dispatched
 
 
 class Moves(TorchDispatchMode):
@@ -27,6 +29,23 @@ class Moves(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.bytes, self.read, self.across = Counter(), Counter(), Counter()
+        self._patch = pytest.MonkeyPatch()
+
+    def __enter__(self):
+        for name in READ_BY_PYTHON:
+            self._patch.setattr(Tensor, name, self._counted(name, getattr(Tensor, name)))
+        return super().__enter__()
+
+    def __exit__(self, *error):
+        self._patch.undo()
+        return super().__exit__(*error)
+
+    def _counted(self, name, read):
+        def counted(*args, **kwargs):
+            self.read[name] += 1
+            return read(*args, **kwargs)
+
+        return counted
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         name = operation.overloadpacket.__name__
@@ -66,11 +85,16 @@ def moves_of(engine: str, L: int, upto: int, prompt: bool) -> dict[int, Moves]:
     return found
 
 
+def spectrum(U: int) -> int:
+    """Bytes of the bounded engine's spectrum of one block of U inputs."""
+    return 2 * ITEM * B * MIXERS * D * (U + 1) if U else 0
+
+
 @pytest.mark.parametrize("prompt", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_token_copies_its_own_rows_only_whatever_the_length_and_the_position(engine, prompt, tried):
     for L in (300, 4000):
-        found = moves_of(engine, L, 270, prompt)
+        found, kept_for_next = moves_of(engine, L, 270, prompt), 0
         for t, moves in found.items():
             assert not moves.read and not moves.across, (t, moves.read, moves.across)
             if t == 0 and not prompt:
@@ -84,7 +108,30 @@ def test_a_token_copies_its_own_rows_only_whatever_the_length_and_the_position(e
                 assert moves.bytes.total() >= own + 2 * 64 * MIXERS * ROW
             elif engine != "bounded":
                 assert moves.bytes.total() == own, (t, moves.bytes)
+            else:  # of the tile that it works on, spectra are kept for the next one: one number complex per input
+                largest = max((U for U in (64, 128, 256) if U <= t), default=0)
+                spectra = moves.bytes.total() - own
+                assert 0 <= spectra <= spectrum(largest), (t, moves.bytes)
+                kept_for_next += spectra
+        if engine == "bounded":  # each block of each size at most once, and every other one
+            assert kept_for_next <= sum(270 // (2 * U) * spectrum(U) for U in (64, 128)) + spectrum(256)
         tried("cases", "tokens whose copies and transfers were counted", len(found))
+
+
+@pytest.mark.parametrize("sampling", [{}, {"temperature": 1.0, "seed": 0}, {"temperature": 1.0, "top_k": 3, "seed": 0}])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_generations_next_token_is_not_read_and_comes_from_nowhere_else(engine, sampling, tried):
+    """All of it: the choice of the token, what is kept of it, and Ctrl-C held back meanwhile."""
+    run = Generation(model(), torch.zeros(B, P, dtype=torch.long), 200, engine, **sampling)
+    next(run)
+    for t in range(1, 200):
+        with Moves() as moves:
+            next(run)
+        assert not moves.read and not moves.across, (t, moves.read, moves.across)
+        chosen = 2 * 8 * B  # the token, kept and given away
+        if engine in ("lazy", "eager") and not sampling and (t + 1) % BLOCK:  # else the short filters carry over
+            assert moves.bytes.total() == COPIED[engine] + chosen, (t, moves.bytes)
+    tried("cases", "tokens whose copies and transfers were counted", 199)
 
 
 @pytest.mark.parametrize("settings", [{}, {"temperature": 1.0, "top_k": 3}])
@@ -118,6 +165,12 @@ def test_the_count_sees_what_it_is_for():
         torch.tensor([1.0])
         x.to("meta")
     assert moves.read["_local_scalar_dense"] == 2 and moves.across.total() == 2
+    reads = (lambda: x.tolist(), lambda: x.numpy(), lambda: np.asarray(x), lambda: x[0, 0].item(), lambda: int(x[0, 0]))
+    for read in reads:
+        with Moves() as moves:
+            read()
+        assert moves.read
+    assert x.numpy().tolist() == [[2.0] * 4, *[[1.0] * 4] * 2] and not moves.read["tolist"]  # afterwards uncounted
 
 
 @needs_cuda
