@@ -29,7 +29,7 @@ from flashref.engines import ENGINES, ON_CUDA, Engine, make_unasked
 from flashref.files import check_target, shown
 from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
-from flashref.hyena import Hyena
+from flashref.hyena import Hyena, check_tokens
 from flashref.mixer import Mixer
 from flashref.saved import FORMAT, check_settings, checksum, fingerprint, read, settings, under
 
@@ -171,10 +171,11 @@ class Generation(Iterator):
         tokens, prompt, n, engine = tensors["tokens"], about["prompt"], about["n"], about["engine"]
         tokens = tokens.to(model.lm_head.weight.device)
         check_request(model, tokens[:, :prompt], n, engine, about["temperature"], about["top_k"], None)
-        check_request(model, tokens, 0, engine, 0.0, None, None)  # what was made must be tokens too
         made = tokens.shape[1] - prompt
         if not 0 <= made <= n:
             raise ValueError(f"{made} tokens were made of {n}")
+        if made:  # these must be tokens too; with the prompt they may be one more than the filters hold
+            check_tokens("tokens", tokens[:, prompt:], model, model.config.vocab_size)
         check_settings(about["settings"], ENGINES[engine], model.config.l_max)
         short = (2, len(tokens), (model.config.order + 1) * model.config.d_model)
         if any(t.shape != short for t in under("decoder.", tensors).values()):  # before buffers are made of that size

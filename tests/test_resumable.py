@@ -64,6 +64,20 @@ def test_what_is_resumed_from_a_file_goes_on_with_the_same_tokens(engine, at, tm
     assert torch.equal(first.tokens, expected())
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("P, n", [(20, 1), (5, 16)])
+def test_one_token_more_than_the_filters_hold_is_resumed_too(engine, P, n, tmp_path):
+    """P+n = l_max+1: the last token is not fed back."""
+    model, prompt = tiny(l_max=20), torch.arange(2 * P).reshape(2, P) % 11
+    run = Generation(model, prompt, n, engine, **DRAWN)
+    for left in range(n, -1, -1):
+        run.save(tmp_path / "run")
+        again = Generation.resume(tmp_path / "run", model)
+        assert again.left == left and torch.equal(again.tokens, run.tokens)
+        next(run, None)
+    assert torch.equal(again.tokens, expected(n, model, prompt))
+
+
 def test_forks_draw_for_themselves_and_share_nothing_that_changes():
     run = Generation(MODEL, PROMPT, 150, "tiled_cpu", **DRAWN)
     for _ in range(70):
