@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments)
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         said = str(error).partition("\nException raised from")[0]  # behind it torch lists the frames of its own stack
         print(f"flashref: {said}", file=sys.stderr)
         return 2

@@ -31,13 +31,14 @@ from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena, check_tokens
 from flashref.mixer import Mixer
-from flashref.saved import FORMAT, check_settings, checksum, fingerprint, read, settings, under
+from flashref.saved import FORMAT, check_numbers, check_settings, checksum, fingerprint, read, settings, under
 
 
 class Generation(Iterator):
     """An iterator over n new tokens, (B,) each, that can be stopped between any two of them and taken up again.
 
     The arguments are those of stream, and so are the tokens. ``tokens``: the prompt and what was made so far, (B, P+k).
+    next() raises FloatingPointError for logits that no token can be drawn from (see sample).
 
     Ctrl-C takes effect between two tokens, so that the object stays good. Any other error in the middle of a step, out
     of memory say, leaves it unusable, and next() then says so; resume the last file, or begin anew with ``tokens``.
@@ -176,6 +177,7 @@ class Generation(Iterator):
             raise ValueError(f"{made} tokens were made of {n}")
         if made:  # these must be tokens too; with the prompt they may be one more than the filters hold
             check_tokens("tokens", tokens[:, prompt:], model, model.config.vocab_size)
+        check_numbers(tensors)
         check_settings(about["settings"], ENGINES[engine], model.config.l_max)
         short = (2, len(tokens), (model.config.order + 1) * model.config.d_model)
         if any(t.shape != short for t in under("decoder.", tensors).values()):  # before buffers are made of that size

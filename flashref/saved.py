@@ -51,6 +51,14 @@ def check_settings(found: dict[str, int], kind: type[Mixer], l_max: int) -> None
         raise ValueError(f"{kind.name} cannot have the settings {found}")
 
 
+def check_numbers(tensors: dict[str, Tensor]) -> None:
+    """Refuse a NaN or an infinity: every later token would be made of it. Costs one pass and no memory."""
+    for name, t in tensors.items():
+        # The least and the largest are finite if all are, and NaN if one is.
+        if t.is_floating_point() and t.numel() and not torch.isfinite(torch.stack(t.aminmax())).all():
+            raise ValueError(f"{shown(name)} holds NaN or infinity: the model had overflowed, and what follows is void")
+
+
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:
     """What a file says about itself, and its tensors; nothing in it is run, and no more is read than it is long."""
     broken = f"{path} is no whole generation: it was cut off, changed, or is another kind of file"

@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 
 import flashref
 from flashref import Generation, Hyena, HyenaConfig
+from flashref.__main__ import main
 from flashref.resumable import FORMAT, fingerprint
 
 ENGINES = [*flashref.ENGINES]
 
 
-def tiny(seed=0, order=2, l_max=300) -> Hyena:
+def tiny(seed=0, order=2, l_max=300, vocab_size=11) -> Hyena:
     torch.manual_seed(seed)
-    config = HyenaConfig(d_model=8, n_layer=2, d_inner=16, vocab_size=11, l_max=l_max, order=order)
+    config = HyenaConfig(d_model=8, n_layer=2, d_inner=16, vocab_size=vocab_size, l_max=l_max, order=order)
     return Hyena(config).double().eval()
 
 
@@ -126,6 +127,37 @@ def test_an_error_in_the_middle_of_a_token_is_not_passed_over(tmp_path):
         with pytest.raises(RuntimeError, match="unusable: resume the file that was saved last"):
             refused()
     assert torch.equal(run.tokens, expected()[:, :15]) and not (tmp_path / "bad").exists()
+
+
+@pytest.mark.parametrize("top_k", [None, 3])
+def test_logits_that_are_not_finite_are_told_and_no_token_is_drawn(top_k, tmp_path, capfdbinary):
+    model, how = tiny(vocab_size=256).float(), {"temperature": 1.0, "top_k": top_k}
+    with torch.no_grad():
+        model.lm_head.weight.fill_(3e38)  # finite, and no product of two such is
+    for tokens in (flashref.stream(model, PROMPT, 5, **how), Generation(model, PROMPT, 5, **how)):
+        with pytest.raises(FloatingPointError, match="the logits are not finite, so no token can be drawn"):
+            next(tokens)
+    assert tokens.broken
+    flashref.save(model, tmp_path / "model")
+    command = ["generate", "A", "--model", str(tmp_path / "model"), "-n", "5", "--temperature", "1"]
+    assert main([*command, "--save", str(tmp_path / "state")]) == 2
+    out, err = capfdbinary.readouterr()
+    assert out == b"A" and err.startswith(b"flashref: the logits are not finite") and err.count(b"\n") == 1
+    assert not (tmp_path / "state").exists()
+
+
+def test_a_generation_that_overflowed_is_put_away_and_resuming_it_is_refused_with_the_reason(tmp_path):
+    model = tiny().float()
+    with torch.no_grad():
+        for layer in model.backbone.layers:
+            layer.mixer.in_proj.bias.fill_(1e30)
+    run = Generation(model, PROMPT, 20)  # at temperature 0 a token is chosen, whatever the logits are
+    for _ in range(5):
+        next(run)
+    run.save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"decoder.short_filter_1 holds NaN or infinity: .* overflowed") as error:
+        Generation.resume(tmp_path / "run", model)
+    assert str(tmp_path / "run") in str(error.value)
 
 
 def _generate_and_save(path: str, every: int) -> None:
