@@ -21,7 +21,6 @@ from typing import Self
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.budget import check_generation
@@ -31,7 +30,7 @@ from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena, check_tokens
 from flashref.mixer import Mixer
-from flashref.saved import FORMAT, check_numbers, check_settings, checksum, fingerprint, read, settings, under
+from flashref.saved import FORMAT, check_numbers, check_settings, checksum, fingerprint, read, settings, under, write
 
 
 class Generation(Iterator):
@@ -116,8 +115,9 @@ class Generation(Iterator):
         """Put the generation away, without the model, in a safetensors file of about the engine's buffers in size.
 
         The file is written beside its place and then renamed: killed at any moment, this leaves the old file or the
-        new one. Raises ValueError for an engine that has no name or a path that is no file,
-        FileNotFoundError for a folder that does not exist.
+        new one, and perhaps a folder .saving-* that nobody needs. Raises ValueError for an engine that has no name or a
+        path that is no file, FileNotFoundError for a folder that does not exist, OSError where the file cannot be
+        written: the disk is full, say. The generation itself stays good.
         """
         self._check_whole()
         path = Path(path)
@@ -142,11 +142,7 @@ class Generation(Iterator):
         }
         metadata = {"format": FORMAT, "about": json.dumps(about)}
         metadata["checksum"] = checksum(metadata["about"], tensors)
-        scratch = path.with_name(path.name + ".new")  # one left over by a kill is simply written again
-        save_file(tensors, scratch, metadata)
-        with open(scratch, "rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write(path, tensors, metadata)
 
     @classmethod
     def resume(cls, path: str | os.PathLike, model: Hyena) -> Self:

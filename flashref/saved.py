@@ -5,10 +5,15 @@ can have the right one, so what it asks for is checked too.
 """
 
 import hashlib
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.files import fits, parse_json, read_safetensors, shown
@@ -57,6 +62,26 @@ def check_numbers(tensors: dict[str, Tensor]) -> None:
         # The least and the largest are finite if all are, and NaN if one is.
         if t.is_floating_point() and t.numel() and not torch.isfinite(torch.stack(t.aminmax())).all():
             raise ValueError(f"{shown(name)} holds NaN or infinity: the model had overflowed, and what follows is void")
+
+
+def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a file beside its place and then rename it: killed at any moment, this leaves the old file or the new one.
+
+    A kill may also leave a folder .saving-* there, which nobody needs. A link stays a link, and a file keeps its mode.
+    Raises OSError, which names the file, for a disk that is full and for whatever else is in the way.
+    """
+    place = Path(os.path.realpath(path))
+    try:
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".saving-", ignore_cleanup_errors=True) as scratch:
+            new, any_other = Path(scratch) / "new", Path(scratch) / "any_other"
+            save_file(tensors, new, metadata)
+            with open(new, "rb") as file:
+                os.fsync(file.fileno())
+            any_other.touch()  # has the mode that files have here; what safetensors makes is for its owner alone
+            shutil.copymode(place if place.exists() else any_other, new)
+            new.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:

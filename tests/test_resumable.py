@@ -1,14 +1,19 @@
 """A generation is interrupted, forked, put away, killed and resumed, and never loses or changes a token."""
 
+import io
 import json
 import multiprocessing
 import os
 import random
+import resource
 import signal
+import stat
+import sys
 import time
 
 import pytest
 import torch
+from hostile import confined
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -243,6 +248,97 @@ def test_a_file_that_was_cut_off_or_changed_is_refused(saved, tmp_path):
         Generation.resume(tmp_path / "nothing", MODEL)
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         Generation(MODEL, PROMPT, 3).save(tmp_path / "nothing" / "run")
+
+
+def test_nothing_beside_the_file_is_touched_and_a_link_stays_a_link(saved, tmp_path):
+    mine = tmp_path / "run.new"
+    mine.write_text("mine")
+    real = tmp_path / "elsewhere" / "real"
+    real.parent.mkdir()
+    (tmp_path / "link").symlink_to(real)  # to a file that is still to be made, and then to one that is there
+    run = Generation.resume(saved, MODEL)
+    for _ in range(2):
+        next(run)
+        for place in (saved, tmp_path / "link"):
+            run.save(place)
+            assert torch.equal(Generation.resume(place, MODEL).tokens, run.tokens)
+    assert (tmp_path / "link").is_symlink() and real.is_file()
+    assert mine.read_text() == "mine"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["elsewhere", "link", "run", "run.new"]
+    assert [file.name for file in real.parent.iterdir()] == ["real"]
+
+
+def test_a_file_keeps_its_mode_and_a_new_one_has_that_of_any_other(saved, tmp_path):
+    run = Generation.resume(saved, MODEL)
+    for mode in (0o600, 0o664, 0o444):
+        saved.chmod(mode)
+        run.save(saved)
+        assert stat.S_IMODE(saved.stat().st_mode) == mode
+    (tmp_path / "any").touch()
+    run.save(tmp_path / "new")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+def _with_a_full_disk(job):
+    """What a job returns, in a child that can write no file of more than a few kilobytes."""
+
+    def bounded():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+        return job()
+
+    return confined(bounded)
+
+
+def test_a_file_that_cannot_be_written_is_named_and_the_old_one_is_left(saved, tmp_path, tried):
+    run, before = Generation.resume(saved, MODEL), saved.read_bytes()
+    next(run)
+    error = _with_a_full_disk(lambda: run.save(saved))
+    assert isinstance(error, OSError) and str(error).startswith(f"{saved} cannot be written: "), error
+    assert saved.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["run"]
+    longest = tmp_path / ("n" * 255)
+    run.save(longest)
+    assert torch.equal(Generation.resume(longest, MODEL).tokens, run.tokens)
+    with pytest.raises(OSError, match="n" * 256):
+        run.save(tmp_path / ("n" * 256))
+    tried("faults", "a disk that is full, or a name that is too long, when a generation is put away", 2)
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_the_command_says_that_a_file_cannot_be_written_after_all_the_text(interrupted, tmp_path, monkeypatch, tried):
+    flashref.save(tiny(vocab_size=256), tmp_path / "model")
+    real, made = Generation.__next__, []
+
+    def pressed(run):
+        if interrupted and len(made) == 9:
+            raise KeyboardInterrupt
+        made.append(real(run))
+        return made[-1]
+
+    monkeypatch.setattr(Generation, "__next__", pressed)
+    command = ["generate", "A", "--model", str(tmp_path / "model"), "-n", "20", "--save", str(tmp_path / "state")]
+
+    def job():
+        sys.stdout, sys.stderr = io.TextIOWrapper(io.BytesIO()), io.StringIO()
+        status = main(command)
+        return status, sys.stdout.buffer.getvalue(), sys.stderr.getvalue()
+
+    status, out, err = _with_a_full_disk(job)
+    assert len(out) == 1 + (9 if interrupted else 20 + 1)
+    said = err.splitlines()
+    assert said[0].startswith(f"flashref: {tmp_path / 'state'} cannot be written: ")
+    assert said[1:] == (["", "flashref: stopped"] if interrupted else []) and status == (130 if interrupted else 2)
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+    tried("faults", "a disk that is full, or a name that is too long, when a generation is put away")
+
+
+def test_the_command_goes_on_with_one_sequence_only(tmp_path, capfdbinary):
+    model = tiny(vocab_size=256)
+    flashref.save(model, tmp_path / "model")
+    Generation(model, torch.zeros(3, 2, dtype=torch.long), 5).save(tmp_path / "state")
+    assert main(["generate", "--model", str(tmp_path / "model"), "--resume", str(tmp_path / "state")]) == 2
+    out, err = capfdbinary.readouterr()
+    assert out == b"" and err.count(b"\n") == 1
+    assert err.startswith(f"flashref: --resume: {tmp_path / 'state'} holds 3 sequences".encode())
 
 
 def test_an_engine_without_a_name_cannot_be_put_away(tmp_path):
