@@ -10,7 +10,6 @@ What is kept is the engine's own state, not the tokens alone: a prompt made of t
 two tokens are nearly as likely another one could win.
 """
 
-import json
 import os
 import signal
 import threading
@@ -30,7 +29,7 @@ from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
 from flashref.hyena import Hyena, check_tokens
 from flashref.mixer import Mixer
-from flashref.saved import FORMAT, check_numbers, check_settings, checksum, fingerprint, read, settings, under, write
+from flashref.saved import check_numbers, check_settings, fingerprint, marks, read, settings, under, write
 
 
 class Generation(Iterator):
@@ -55,6 +54,7 @@ class Generation(Iterator):
     ) -> None:
         batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
         check_generation(model, batch.shape[1], n, engine, batch.shape[0])
+        self._marks, self._fingerprint = marks(model), None
         with torch.no_grad():
             mixer = make_unasked(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
         self._generator = torch.Generator(batch.device)
@@ -109,15 +109,17 @@ class Generation(Iterator):
         twin._decoder.restore(self._decoder.snapshot())
         twin._tokens.copy_(self._tokens)
         twin._made = self._made
+        twin._marks, twin._fingerprint = self._marks, self._fingerprint
         return twin
 
     def save(self, path: str | os.PathLike) -> None:
         """Put the generation away, without the model, in a safetensors file of about the engine's buffers in size.
 
         The file is written beside its place and then renamed: killed at any moment, this leaves the old file or the
-        new one, and perhaps a folder .saving-* that nobody needs. Raises ValueError for an engine that has no name or a
-        path that is no file, FileNotFoundError for a folder that does not exist, OSError where the file cannot be
-        written: the disk is full, say. The generation itself stays good.
+        new one, and perhaps a folder .saving-* that nobody needs. Raises ValueError for an engine that has no name, a
+        path that is no file, a model that parallel.split has split, or whose weights were changed since the generation
+        began (through .data, unnoticed before the first save); FileNotFoundError for a folder that does not exist,
+        OSError where the file cannot be written: the disk is full, say. The generation itself stays good.
         """
         self._check_whole()
         path = Path(path)
@@ -125,6 +127,7 @@ class Generation(Iterator):
         kind = self._mixer.plain if isinstance(self._mixer, Checked) else type(self._mixer)
         if kind not in (ENGINES.get(kind.name), ON_CUDA.get(kind.name)):
             raise ValueError(f"only an engine that has a name can be put away, one of {', '.join(ENGINES)}")
+        self._check_weights()
         tensors = {f"mixer.{name}": t for name, t in self._mixer.snapshot().items()}
         tensors |= {f"decoder.{name}": t for name, t in self._decoder.snapshot().items()}
         tensors |= {"tokens": self.tokens, "generator": self._generator.get_state()}
@@ -137,21 +140,25 @@ class Generation(Iterator):
             "n": self._n,
             "temperature": self._temperature,
             "top_k": self._top_k,
-            "model": fingerprint(self._model),
-            "torch": torch.__version__,
+            "model": self._fingerprint,
+            "torch": str(torch.__version__),
         }
-        metadata = {"format": FORMAT, "about": json.dumps(about)}
-        metadata["checksum"] = checksum(metadata["about"], tensors)
-        write(path, tensors, metadata)
+        write(path, about, tensors)
 
     @classmethod
     def resume(cls, path: str | os.PathLike, model: Hyena) -> Self:
         """The generation in a file, where it stopped.
 
         Raises FileNotFoundError where there is none, ValueError for a file that is not whole, of another format, or of
-        another model than this one: each with what to do.
+        another model or version of torch than is here: each with what to do.
         """
         about, tensors = read(Path(path))
+        if about["torch"] != str(torch.__version__):
+            raise ValueError(
+                f"{path} was saved with torch {shown(about['torch'])} and here is torch {torch.__version__}, which may "
+                "round differently and so make other tokens: resume it with that version, or begin anew with its "
+                "tokens as the prompt"
+            )
         if about["model"] != fingerprint(model):
             raise ValueError(
                 f"{path} was made with another model: load that one, in its dtype and with the same weights to the "
@@ -179,9 +186,10 @@ class Generation(Iterator):
         if any(t.shape != short for t in under("decoder.", tensors).values()):  # before buffers are made of that size
             raise ValueError(f"the short filters' buffers must have shape {short} with {len(tokens)} sequences")
         check_generation(model, prompt, n, engine, len(tokens), **about["settings"])
+        run = object.__new__(cls)
+        run._marks, run._fingerprint = marks(model), about["model"]
         with torch.no_grad():
             filters = model.filters(max(0, prompt + n - 1))
-        run = object.__new__(cls)
         mixer = ENGINES[engine](filters, len(tokens), **about["settings"])
         if about.get("checked"):
             mixer = as_checked(mixer)
@@ -202,6 +210,16 @@ class Generation(Iterator):
                 "an error in the middle of a token left this generation unusable: resume the file that was saved last, "
                 "or begin anew with its tokens as the prompt"
             )
+
+    def _check_weights(self) -> None:
+        """Refuse weights that are not those of the filters, which were made when the generation began."""
+        now = fingerprint(self._model)
+        if marks(self._model) != self._marks or self._fingerprint not in (None, now):
+            raise ValueError(
+                "the model's weights were changed since this generation began, and its filters are those of the old "
+                "ones: begin anew, with its tokens as the prompt"
+            )
+        self._fingerprint = now
 
 
 @contextmanager

@@ -5,6 +5,7 @@ can have the right one, so what it asks for is checked too.
 """
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
@@ -27,9 +28,27 @@ ABOUT |= {"top_k": int | None, "model": str, "torch": str}
 
 
 def fingerprint(model: Hyena) -> str:
-    """A digest of a model's settings and of every bit of its weights. Costs one pass over them."""
+    """A digest of a model's settings and of every bit of its weights. Costs one pass over them.
+
+    Raises ValueError for a model that is split over processes.
+    """
+    if any(hasattr(p, "device_mesh") for p in model.parameters()):  # a DTensor, whose class takes seconds to import
+        raise ValueError(
+            "each rank of a model that parallel.split has split holds a part only, of it and of its generations: "
+            "keep the tokens, and begin anew with them as the prompt"
+        )
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     return checksum(repr(model.config), state)
+
+
+def marks(model: Hyena) -> list[tuple[int, int]]:
+    """What is another list once a weight was written or replaced. Costs microseconds.
+
+    A fingerprint would cost as long as twenty tokens of a small model. But writing to a weight's .data goes past the
+    counters that this looks at.
+    """
+    state = (*model.parameters(), *model.buffers())
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in state]
 
 
 def checksum(text: str, tensors: dict[str, Tensor]) -> str:
@@ -64,12 +83,14 @@ def check_numbers(tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"{shown(name)} holds NaN or infinity: the model had overflowed, and what follows is void")
 
 
-def write(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a file beside its place and then rename it: killed at any moment, this leaves the old file or the new one.
+def write(path: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Make the file that read reads, beside its place, and rename it: a kill at any moment leaves the old or the new one.
 
     A kill may also leave a folder .saving-* there, which nobody needs. A link stays a link, and a file keeps its mode.
     Raises OSError, which names the file, for a disk that is full and for whatever else is in the way.
     """
+    metadata = {"format": FORMAT, "about": json.dumps(about)}
+    metadata["checksum"] = checksum(metadata["about"], tensors)
     place = Path(os.path.realpath(path))
     try:
         with tempfile.TemporaryDirectory(dir=place.parent, prefix=".saving-", ignore_cleanup_errors=True) as scratch:

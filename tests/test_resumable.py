@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 import flashref
 from flashref import Generation, Hyena, HyenaConfig
 from flashref.__main__ import main
-from flashref.resumable import FORMAT, fingerprint
+from flashref.saved import FORMAT, fingerprint
 
 ENGINES = [*flashref.ENGINES]
 
@@ -227,6 +227,85 @@ def test_another_model_or_format_is_refused_with_the_reason(saved):
     save_file(load_file(saved), saved, metadata | {"format": "flashref generation 99"})
     with pytest.raises(ValueError, match=f"has the format 'flashref generation 99' and this flashref reads '{FORMAT}'"):
         Generation.resume(saved, MODEL)
+
+
+def test_another_version_of_torch_is_refused_by_name(saved, monkeypatch):
+    monkeypatch.setattr(torch, "__version__", "2.99.0+cu140")
+    with pytest.raises(ValueError, match=r"was saved with torch .* and here is torch 2\.99\.0\+cu140") as error:
+        Generation.resume(saved, MODEL)
+    monkeypatch.undo()
+    assert f"{saved} was saved with torch {torch.__version__}" in str(error.value)
+
+
+def _write_a_weight(model):
+    model.backbone.layers[1].mixer.filter_fn.bias[0] += 1e-3
+
+
+def _replace_a_weight(model):
+    model.backbone.ln_f.weight = torch.nn.Parameter(model.backbone.ln_f.weight + 1e-3)
+
+
+CHANGES = {
+    "written": _write_a_weight,
+    "data replaced": lambda model: setattr(model.backbone.ln_f.bias, "data", model.backbone.ln_f.bias + 1e-3),
+    "replaced": _replace_a_weight,
+    "loaded": lambda model: model.load_state_dict(tiny(seed=1).state_dict()),
+    "of another dtype": lambda model: model.float(),
+    "a buffer": lambda model: model.backbone.layers[0].mixer.filter_fn.modulation.deltas.mul_(1.1),
+}
+
+
+@pytest.mark.parametrize("which", ["begun", "resumed", "forked"])
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@torch.no_grad()
+def test_weights_that_changed_since_the_generation_began_are_refused_when_it_is_saved(change, which, tmp_path):
+    """Its filters are the old ones: a file with the new weights' fingerprint would go on with other tokens."""
+    model = tiny()
+    run = Generation(model, PROMPT, 20, **DRAWN)
+    next(run)
+    run.save(tmp_path / "run")
+    run = {"begun": lambda: run, "forked": run.fork, "resumed": lambda: Generation.resume(tmp_path / "run", model)}[
+        which
+    ]()
+    model.requires_grad_(False).train().eval()  # changes no weight
+    next(run)
+    run.save(tmp_path / "run")
+    before = (tmp_path / "run").read_bytes()
+    change(model)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="the model's weights were changed since this generation began"):
+            run.save(tmp_path / "run")
+    assert (tmp_path / "run").read_bytes() == before
+
+
+@torch.no_grad()
+def test_weights_that_changed_before_the_first_save_are_noticed_without_a_pass_over_them(tmp_path):
+    for change in CHANGES.values():
+        model = tiny()
+        run = Generation(model, PROMPT, 20, **DRAWN)
+        change(model)
+        with pytest.raises(ValueError, match="the model's weights were changed since this generation began"):
+            run.save(tmp_path / "run")
+        assert not list(tmp_path.iterdir())
+
+
+@torch.no_grad()
+def test_weights_changed_behind_torchs_counters_are_noticed_from_the_first_save_on(tmp_path):
+    model = tiny()
+    run = Generation(model, PROMPT, 20, **DRAWN)
+    run.save(tmp_path / "run")
+    model.backbone.ln_f.weight.data[0] += 1e-3
+    with pytest.raises(ValueError, match="the model's weights were changed since this generation began"):
+        run.save(tmp_path / "run")
+
+
+def test_a_model_of_inference_mode_is_put_away_too(tmp_path):
+    with torch.inference_mode():
+        model = tiny()
+        run = Generation(model, PROMPT, 20, **DRAWN)
+        next(run)
+        run.save(tmp_path / "run")
+        assert torch.equal(Generation.resume(tmp_path / "run", MODEL).tokens, run.tokens)
 
 
 def test_a_file_that_was_cut_off_or_changed_is_refused(saved, tmp_path):
