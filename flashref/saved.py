@@ -84,7 +84,7 @@ def check_numbers(tensors: dict[str, Tensor]) -> None:
 
 
 def write(path: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
-    """Make the file that read reads, beside its place, and rename it: a kill at any moment leaves the old or the new one.
+    """Make the file that read reads, beside its place, and rename it: a kill leaves the old one or the new one, whole.
 
     A kill may also leave a folder .saving-* there, which nobody needs. A link stays a link, and a file keeps its mode.
     Raises OSError, which names the file, for a disk that is full and for whatever else is in the way.

@@ -6,10 +6,12 @@ import multiprocessing
 import os
 import random
 import resource
+import shutil
 import signal
 import stat
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -165,42 +167,141 @@ def test_a_generation_that_overflowed_is_put_away_and_resuming_it_is_refused_wit
     assert str(tmp_path / "run") in str(error.value)
 
 
-def _generate_and_save(path: str, every: int) -> None:
-    """What the killed process does: take up the file if there is one, and save again and again."""
+def _generate_and_save(path: str, every: int, begun: str) -> None:
+    """What the killed process does: take up the file if there was one, and save again and again.
+
+    begun: a folder that says by its existence that there was, and holds a file for as long as one saves.
+    """
     torch.set_num_threads(1)
-    run = Generation.resume(path, MODEL) if os.path.exists(path) else Generation(MODEL, PROMPT, 290, **DRAWN)
+    saving = os.path.join(begun, "saving")
+    run = Generation.resume(path, MODEL) if os.path.isdir(begun) else Generation(MODEL, PROMPT, 290, **DRAWN)
     while run.left:
         next(run)
-        if run.left % every == 0:
+        if run.left % every == 0 or not run.left:
+            if os.path.isdir(begun):
+                open(saving, "w").close()
             run.save(path)
-    run.save(path)
+            os.makedirs(begun, exist_ok=True)
+            if os.path.exists(saving):
+                os.remove(saving)
 
 
 def test_fifty_kills_at_random_moments_cost_no_token(tmp_path, tried):
-    path, dice = str(tmp_path / "run.safetensors"), random.Random(0)
+    path, begun, dice = tmp_path / "run.safetensors", tmp_path / "begun", random.Random(0)
     fork = multiprocessing.get_context("fork")
     want = expected(290)
-    killed = positions = lost = 0
+    killed = positions = lost = while_saving = 0
+    known = None  # of the file; None until there is one
     while killed < 50:
-        worker = fork.Process(target=_generate_and_save, args=(path, dice.choice([1, 3, 10])))
+        if known is None:
+            shutil.rmtree(begun, ignore_errors=True)
+        worker = fork.Process(target=_generate_and_save, args=(str(path), dice.choice([1, 3, 10]), str(begun)))
         worker.start()
         time.sleep(dice.uniform(0.0, 0.25))
         if worker.exitcode is None:
             os.kill(worker.pid, signal.SIGKILL)
             killed += 1
         worker.join()
-        if os.path.exists(path):
+        while_saving += (begun / "saving").exists()
+        (begun / "saving").unlink(missing_ok=True)
+        assert path.exists() or (known is None and not begun.exists()), "a kill cost the file"
+        if path.exists():
             run = Generation.resume(path, MODEL)  # the old one or the new one, always whole
-            known = run.tokens.shape[1]
+            before, known = known, run.tokens.shape[1]
+            assert before is None or known >= before, "a kill put an older file back"
             lost += (run.tokens != want[:, :known]).sum().item()
             positions = max(positions, known)
+            begun.mkdir(exist_ok=True)
             if not run.left:
-                os.remove(path)  # begin anew
+                path.unlink()  # begin anew
+                known = None
+        left = {file.name for file in tmp_path.iterdir()} - {path.name, "begun"}
+        assert all(name.startswith(".saving-") for name in left)
     tried("faults", "a generation killed at a random moment while it wrote and saved", killed)
     tried("lost", "tokens that such a kill lost or changed", lost)
     assert lost == 0 and positions > 5
-    _generate_and_save(path, 300)
+    print(f"{while_saving} of the kills fell into a save")
+    assert while_saving >= 5
+    shutil.rmtree(begun, ignore_errors=True)
+    _generate_and_save(str(path), 300, str(begun))
     assert torch.equal(Generation.resume(path, MODEL).tokens, want)
+
+
+# The calls of a save that change something on the disk, in their order, and whether the new file is there after each.
+WRITE = "flashref.saved.save_file"
+CALLS = {"tempfile.mkdtemp": False, WRITE: False, "os.fsync": False, "os.replace": True}
+STEPS = [(call, when) for call in CALLS for when in ("before", "after")] + [(WRITE, "in the middle of")]
+
+
+def _dies_at(call: str, when: str) -> None:
+    """Let this process end, as a kill would end it, right before or after a call."""
+    module, name = call.rsplit(".", 1)
+    home = sys.modules[module]
+    real = getattr(home, name)
+
+    def last(*args, **options):
+        if when == "in the middle of":
+            Path(args[1]).write_bytes(b"half of a file")
+        if when == "after":
+            real(*args, **options)
+        os._exit(9)
+
+    setattr(home, name, last)
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("call, when", STEPS)
+def test_a_kill_at_any_step_of_a_save_leaves_the_old_file_or_the_new_one(call, when, there, tmp_path, tried):
+    path, run = tmp_path / "run", Generation(MODEL, PROMPT, 150, **DRAWN)
+    next(run)
+    if there:
+        run.save(path)
+    old = run.tokens
+    next(run)
+
+    def save():
+        _dies_at(call, when)
+        run.save(path)
+        os._exit(0)  # the call did not take place
+
+    worker = multiprocessing.get_context("fork").Process(target=save)
+    worker.start()
+    worker.join()
+    assert worker.exitcode == 9
+    new = CALLS[call] and when == "after"
+    assert path.exists() == (there or new)
+    if path.exists():
+        again = Generation.resume(path, MODEL)
+        assert torch.equal(again.tokens, run.tokens if new else old)
+        list(again)
+        assert torch.equal(again.tokens, expected())
+    left = {file.name for file in tmp_path.iterdir()} - {"run"}
+    assert all(name.startswith(".saving-") for name in left) and len(left) <= 1
+    run.save(path)  # what is left over is in nobody's way
+    assert torch.equal(Generation.resume(path, MODEL).tokens, run.tokens)
+    tried("faults", "a generation killed before, in or after a step of a save")
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
+def test_a_step_of_a_save_that_fails_leaves_the_old_file_and_nothing_beside_it(call, error, tmp_path, monkeypatch):
+    path, run = tmp_path / "run", Generation(MODEL, PROMPT, 150, **DRAWN)
+    run.save(path)
+    before = path.read_bytes()
+    next(run)
+
+    def fails(*args, **options):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(call, fails)
+        with pytest.raises(type(error)) as raised:
+            run.save(path)
+    if isinstance(error, OSError):
+        assert str(raised.value) == f"{path} cannot be written: {error}"
+    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["run"]
+    list(run)
+    assert torch.equal(run.tokens, expected())
 
 
 @pytest.fixture
