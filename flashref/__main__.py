@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
         arguments.run(arguments)
     except BrokenPipeError:  # the reader of our output has gone, as in `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, FloatingPointError) as error:
         said = str(error).partition("\nException raised from")[0]  # behind it torch lists the frames of its own stack
         print(f"flashref: {said}", file=sys.stderr)
         return 2
@@ -176,6 +176,11 @@ def _generate(arguments: argparse.Namespace) -> None:
         if arguments.prompt is not None or arguments.file is not None:
             raise ValueError("--resume goes on with the prompt that the file holds: leave yours out")
         tokens = Generation.resume(arguments.resume, model)
+        if (sequences := len(tokens.tokens)) > 1:
+            raise ValueError(
+                f"--resume: {arguments.resume} holds {sequences} sequences, and this command writes one: go on with "
+                "flashref.Generation.resume"
+            )
         shown = decode(tokens.tokens[0], vocab_size)
     else:
         shown = _prompt(arguments)
@@ -187,10 +192,16 @@ def _generate(arguments: argparse.Namespace) -> None:
         for token in tokens:
             sys.stdout.buffer.write(decode(token, vocab_size))
             sys.stdout.buffer.flush()
-    finally:  # the end, or Ctrl-C; after an error in the middle of a token there is nothing to put away
+        print(flush=True)
+    except BaseException:  # Ctrl-C, say; after an error in the middle of a token there is nothing to put away
         if arguments.save and not tokens.broken:
-            tokens.save(arguments.save)
-    print(flush=True)
+            try:
+                tokens.save(arguments.save)
+            except (OSError, ValueError, MemoryError) as error:  # what ended the text is still what ended the command
+                print(f"flashref: {error}", file=sys.stderr)
+        raise
+    if arguments.save:
+        tokens.save(arguments.save)
 
 
 def _parallel(arguments: argparse.Namespace) -> None:

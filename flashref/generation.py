@@ -287,16 +287,29 @@ def decode(
 def sample(
     logits: Float[Tensor, "B V"], temperature: float, top_k: int | None, generator: torch.Generator
 ) -> Int[Tensor, " B"]:
-    """One token per sequence: the likeliest at temperature 0, else drawn from softmax(logits / temperature)."""
+    """One token per sequence: the likeliest at temperature 0, else drawn from softmax(logits / temperature).
+
+    Raises FloatingPointError where a NaN or an infinity leaves nothing to draw from. At temperature 0 nobody looks: a
+    token is chosen, and means nothing (finite.py).
+    """
     if temperature == 0:
         return logits.argmax(-1)
+    kept = logits
     if top_k is not None and top_k < logits.shape[-1]:
         # Sorted, not topk: of equal logits the first are kept, as argmax does, and never more than top_k.
         dropped = logits.sort(dim=-1, descending=True, stable=True).indices[:, top_k:]
-        logits = logits.scatter(-1, dropped, float("-inf"))
+        kept = logits.scatter(-1, dropped, float("-inf"))
     # The largest logit is subtracted first: a tiny temperature must not overflow.
-    weights = torch.softmax((logits - logits.amax(-1, keepdim=True)).double() / temperature, dim=-1)
-    return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    weights = torch.softmax((kept - kept.amax(-1, keepdim=True)).double() / temperature, dim=-1)
+    try:
+        return torch.multinomial(weights, 1, generator=generator).squeeze(1)
+    except RuntimeError as error:  # torch has looked already: a look of our own at every token would cost another
+        if logits.isfinite().all():
+            raise
+        raise FloatingPointError(
+            "the logits are not finite, so no token can be drawn: the model overflowed, or its weights are wrong; "
+            "with engine=flashref.checked() you see where a NaN or an infinity enters"
+        ) from error
 
 
 def _linear(linear: torch.nn.Linear) -> Callable[[Tensor], Tensor]:

@@ -67,7 +67,8 @@ def split(model: Hyena, mesh: DeviceMesh) -> Hyena:
     same time: model.filters() are those of the rank's channels, and so is the mixer that is made of them. Embedding,
     norms and head stay whole on every rank, so that all ranks have the same logits. Give every rank the same seed: with
     none each would draw other tokens. On a GPU use Generation, since the graphs of stream and generate hold whole
-    models only.
+    models only. Generation.save and Generation.resume refuse a model that is split: each rank has only its part of the
+    state. Keep the tokens instead.
 
     Raises ValueError for a D or d_inner that the R ranks do not divide; then nothing has changed. No communication.
     """

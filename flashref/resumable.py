@@ -10,7 +10,6 @@ What is kept is the engine's own state, not the tokens alone: a prompt made of t
 two tokens are nearly as likely another one could win.
 """
 
-import json
 import os
 import signal
 import threading
@@ -21,7 +20,6 @@ from typing import Self
 
 import torch
 from jaxtyping import Int
-from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.budget import check_generation
@@ -29,15 +27,16 @@ from flashref.engines import ENGINES, ON_CUDA, Engine, make_unasked
 from flashref.files import check_target, shown
 from flashref.finite import Checked, as_checked
 from flashref.generation import Decoder, check_request, sample
-from flashref.hyena import Hyena
+from flashref.hyena import Hyena, check_tokens
 from flashref.mixer import Mixer
-from flashref.saved import FORMAT, check_settings, checksum, fingerprint, read, settings, under
+from flashref.saved import check_numbers, check_settings, fingerprint, marks, read, settings, under, write
 
 
 class Generation(Iterator):
     """An iterator over n new tokens, (B,) each, that can be stopped between any two of them and taken up again.
 
     The arguments are those of stream, and so are the tokens. ``tokens``: the prompt and what was made so far, (B, P+k).
+    next() raises FloatingPointError for logits that no token can be drawn from (see sample).
 
     Ctrl-C takes effect between two tokens, so that the object stays good. Any other error in the middle of a step, out
     of memory say, leaves it unusable, and next() then says so; resume the last file, or begin anew with ``tokens``.
@@ -55,6 +54,7 @@ class Generation(Iterator):
     ) -> None:
         batch = check_request(model, prompt, n, engine, temperature, top_k, seed)
         check_generation(model, batch.shape[1], n, engine, batch.shape[0])
+        self._marks, self._fingerprint = marks(model), None
         with torch.no_grad():
             mixer = make_unasked(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
         self._generator = torch.Generator(batch.device)
@@ -109,14 +109,17 @@ class Generation(Iterator):
         twin._decoder.restore(self._decoder.snapshot())
         twin._tokens.copy_(self._tokens)
         twin._made = self._made
+        twin._marks, twin._fingerprint = self._marks, self._fingerprint
         return twin
 
     def save(self, path: str | os.PathLike) -> None:
         """Put the generation away, without the model, in a safetensors file of about the engine's buffers in size.
 
         The file is written beside its place and then renamed: killed at any moment, this leaves the old file or the
-        new one. Raises ValueError for an engine that has no name or a path that is no file,
-        FileNotFoundError for a folder that does not exist.
+        new one, and perhaps a folder .saving-* that nobody needs. Raises ValueError for an engine that has no name, a
+        path that is no file, a model that parallel.split has split, or whose weights were changed since the generation
+        began (through .data, unnoticed before the first save); FileNotFoundError for a folder that does not exist,
+        OSError where the file cannot be written: the disk is full, say. The generation itself stays good.
         """
         self._check_whole()
         path = Path(path)
@@ -124,6 +127,7 @@ class Generation(Iterator):
         kind = self._mixer.plain if isinstance(self._mixer, Checked) else type(self._mixer)
         if kind not in (ENGINES.get(kind.name), ON_CUDA.get(kind.name)):
             raise ValueError(f"only an engine that has a name can be put away, one of {', '.join(ENGINES)}")
+        self._check_weights()
         tensors = {f"mixer.{name}": t for name, t in self._mixer.snapshot().items()}
         tensors |= {f"decoder.{name}": t for name, t in self._decoder.snapshot().items()}
         tensors |= {"tokens": self.tokens, "generator": self._generator.get_state()}
@@ -136,25 +140,25 @@ class Generation(Iterator):
             "n": self._n,
             "temperature": self._temperature,
             "top_k": self._top_k,
-            "model": fingerprint(self._model),
-            "torch": torch.__version__,
+            "model": self._fingerprint,
+            "torch": str(torch.__version__),
         }
-        metadata = {"format": FORMAT, "about": json.dumps(about)}
-        metadata["checksum"] = checksum(metadata["about"], tensors)
-        scratch = path.with_name(path.name + ".new")  # one left over by a kill is simply written again
-        save_file(tensors, scratch, metadata)
-        with open(scratch, "rb") as file:
-            os.fsync(file.fileno())
-        scratch.replace(path)
+        write(path, about, tensors)
 
     @classmethod
     def resume(cls, path: str | os.PathLike, model: Hyena) -> Self:
         """The generation in a file, where it stopped.
 
         Raises FileNotFoundError where there is none, ValueError for a file that is not whole, of another format, or of
-        another model than this one: each with what to do.
+        another model or version of torch than is here: each with what to do.
         """
         about, tensors = read(Path(path))
+        if about["torch"] != str(torch.__version__):
+            raise ValueError(
+                f"{path} was saved with torch {shown(about['torch'])} and here is torch {torch.__version__}, which may "
+                "round differently and so make other tokens: resume it with that version, or begin anew with its "
+                "tokens as the prompt"
+            )
         if about["model"] != fingerprint(model):
             raise ValueError(
                 f"{path} was made with another model: load that one, in its dtype and with the same weights to the "
@@ -171,18 +175,21 @@ class Generation(Iterator):
         tokens, prompt, n, engine = tensors["tokens"], about["prompt"], about["n"], about["engine"]
         tokens = tokens.to(model.lm_head.weight.device)
         check_request(model, tokens[:, :prompt], n, engine, about["temperature"], about["top_k"], None)
-        check_request(model, tokens, 0, engine, 0.0, None, None)  # what was made must be tokens too
         made = tokens.shape[1] - prompt
         if not 0 <= made <= n:
             raise ValueError(f"{made} tokens were made of {n}")
+        if made:  # these must be tokens too; with the prompt they may be one more than the filters hold
+            check_tokens("tokens", tokens[:, prompt:], model, model.config.vocab_size)
+        check_numbers(tensors)
         check_settings(about["settings"], ENGINES[engine], model.config.l_max)
         short = (2, len(tokens), (model.config.order + 1) * model.config.d_model)
         if any(t.shape != short for t in under("decoder.", tensors).values()):  # before buffers are made of that size
             raise ValueError(f"the short filters' buffers must have shape {short} with {len(tokens)} sequences")
         check_generation(model, prompt, n, engine, len(tokens), **about["settings"])
+        run = object.__new__(cls)
+        run._marks, run._fingerprint = marks(model), about["model"]
         with torch.no_grad():
             filters = model.filters(max(0, prompt + n - 1))
-        run = object.__new__(cls)
         mixer = ENGINES[engine](filters, len(tokens), **about["settings"])
         if about.get("checked"):
             mixer = as_checked(mixer)
@@ -203,6 +210,16 @@ class Generation(Iterator):
                 "an error in the middle of a token left this generation unusable: resume the file that was saved last, "
                 "or begin anew with its tokens as the prompt"
             )
+
+    def _check_weights(self) -> None:
+        """Refuse weights that are not those of the filters, which were made when the generation began."""
+        now = fingerprint(self._model)
+        if marks(self._model) != self._marks or self._fingerprint not in (None, now):
+            raise ValueError(
+                "the model's weights were changed since this generation began, and its filters are those of the old "
+                "ones: begin anew, with its tokens as the prompt"
+            )
+        self._fingerprint = now
 
 
 @contextmanager

@@ -5,10 +5,16 @@ can have the right one, so what it asks for is checked too.
 """
 
 import hashlib
+import json
+import os
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from flashref.files import fits, parse_json, read_safetensors, shown
@@ -22,9 +28,27 @@ ABOUT |= {"top_k": int | None, "model": str, "torch": str}
 
 
 def fingerprint(model: Hyena) -> str:
-    """A digest of a model's settings and of every bit of its weights. Costs one pass over them."""
+    """A digest of a model's settings and of every bit of its weights. Costs one pass over them.
+
+    Raises ValueError for a model that is split over processes.
+    """
+    if any(hasattr(p, "device_mesh") for p in model.parameters()):  # a DTensor, whose class takes seconds to import
+        raise ValueError(
+            "each rank of a model that parallel.split has split holds a part only, of it and of its generations: "
+            "keep the tokens, and begin anew with them as the prompt"
+        )
     state = {name: t.detach().cpu().contiguous() for name, t in model.state_dict().items()}
     return checksum(repr(model.config), state)
+
+
+def marks(model: Hyena) -> list[tuple[int, int]]:
+    """What is another list once a weight was written or replaced. Costs microseconds.
+
+    A fingerprint would cost as long as twenty tokens of a small model. But writing to a weight's .data goes past the
+    counters that this looks at.
+    """
+    state = (*model.parameters(), *model.buffers())
+    return [(t.data_ptr(), 0 if t.is_inference() else t._version) for t in state]
 
 
 def checksum(text: str, tensors: dict[str, Tensor]) -> str:
@@ -49,6 +73,36 @@ def check_settings(found: dict[str, int], kind: type[Mixer], l_max: int) -> None
     most = {"base": max(l_max, 1024), "direct_up_to": 1024, "chunk_points": 2**40} if issubclass(kind, TiledCPU) else {}
     if found.keys() != most.keys() or any(found[name] > most[name] for name in most):
         raise ValueError(f"{kind.name} cannot have the settings {found}")
+
+
+def check_numbers(tensors: dict[str, Tensor]) -> None:
+    """Refuse a NaN or an infinity: every later token would be made of it. Costs one pass and no memory."""
+    for name, t in tensors.items():
+        # The least and the largest are finite if all are, and NaN if one is.
+        if t.is_floating_point() and t.numel() and not torch.isfinite(torch.stack(t.aminmax())).all():
+            raise ValueError(f"{shown(name)} holds NaN or infinity: the model had overflowed, and what follows is void")
+
+
+def write(path: Path, about: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+    """Make the file that read reads, beside its place, and rename it: a kill leaves the old one or the new one, whole.
+
+    A kill may also leave a folder .saving-* there, which nobody needs. A link stays a link, and a file keeps its mode.
+    Raises OSError, which names the file, for a disk that is full and for whatever else is in the way.
+    """
+    metadata = {"format": FORMAT, "about": json.dumps(about)}
+    metadata["checksum"] = checksum(metadata["about"], tensors)
+    place = Path(os.path.realpath(path))
+    try:
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".saving-", ignore_cleanup_errors=True) as scratch:
+            new, any_other = Path(scratch) / "new", Path(scratch) / "any_other"
+            save_file(tensors, new, metadata)
+            with open(new, "rb") as file:
+                os.fsync(file.fileno())
+            any_other.touch()  # has the mode that files have here; what safetensors makes is for its owner alone
+            shutil.copymode(place if place.exists() else any_other, new)
+            new.replace(place)
+    except (OSError, SafetensorError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def read(path: Path) -> tuple[dict, dict[str, Tensor]]:

@@ -1,7 +1,7 @@
 """A model's generations in any order of calls: always the tokens and logits of the model written out in float64."""
 
 from collections import Counter
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,6 +16,7 @@ from test_generation import L_MAX, VOCABULARY, make
 from test_hyena import config, model_written_out, randomised
 from truth import assert_close
 
+import flashref
 from flashref import Generation, Hyena, make_mixer
 from flashref.generation import Decoder
 
@@ -33,7 +34,7 @@ def truth(model, tokens):
 class DecoderCalls(RuleBasedStateMachine):
     """Decoders of one model, each with its mixer: what they were told and what they answered.
 
-    A life is [decoder, mixer, tokens (B, n), logits (B, n, V)]; the logits in the middle of a prompt are unknown: NaN.
+    A life is [decoder, mixer, tokens (B, n), logits (B, n, V), told (n,)]: in the middle of a prompt none are told.
     """
 
     engine: str
@@ -61,7 +62,8 @@ class DecoderCalls(RuleBasedStateMachine):
         return self.alive([Decoder(self.model, mixer), mixer, *self.nothing()])
 
     def nothing(self):
-        return torch.zeros(self.B, 0, dtype=torch.long), torch.zeros(self.B, 0, self.model.config.rows)
+        no_logits = torch.zeros(self.B, 0, self.model.config.rows, dtype=torch.float64)
+        return torch.zeros(self.B, 0, dtype=torch.long), no_logits, torch.zeros(0, dtype=torch.bool)
 
     def alive(self, life):
         self.all.append(life)
@@ -73,16 +75,18 @@ class DecoderCalls(RuleBasedStateMachine):
     @staticmethod
     def note(life, tokens, logits):
         """Tokens (B, n) went in, and the last one's logits (B, V) came out."""
-        of_all = torch.full((*tokens.shape, logits.shape[-1]), torch.nan, dtype=torch.float64)
+        of_all = torch.zeros(*tokens.shape, logits.shape[-1], dtype=torch.float64)
         of_all[:, -1] = logits
-        life[2], life[3] = torch.cat([life[2], tokens], 1), torch.cat([life[3].double(), of_all], 1)
+        told = torch.arange(tokens.shape[1]) == tokens.shape[1] - 1
+        life[2], life[3] = torch.cat([life[2], tokens], 1), torch.cat([life[3], of_all], 1)
+        life[4] = torch.cat([life[4], told])
 
     def check(self, life):
-        *_, tokens, logits = life
-        known = ~logits.isnan().any(-1)
-        if known.any():
-            self.count["logits"] += int(known.sum())
-            assert_close(logits[known], truth(self.exact, tokens)[known], self.tolerance)
+        *_, tokens, logits, told = life
+        if told.any():
+            self.count["logits"] += tokens.shape[0] * int(told.sum())
+            assert logits[:, told].isfinite().all()
+            assert_close(logits[:, told], truth(self.exact, tokens)[:, told], self.tolerance)
 
     def teardown(self):
         for life in self.all:
@@ -176,15 +180,18 @@ class GenerationCalls(RuleBasedStateMachine):
         B=batches,
         P=st.integers(1, 20),
         n=st.integers(0, L_MAX - 19),
+        base=st.integers(1, 9),
         temperature=st.sampled_from([0.0, 0.7, 3.0]),
         top_k=st.sampled_from([None, 3]),
     )
-    def begin(self, order, seed, B, P, n, temperature, top_k):
+    def begin(self, order, seed, B, P, n, base, temperature, top_k):
         self.count["lives"] += 1
         self.model, self.other = made(order, seed), made(order, seed + 1)
         self.prompt = torch.randint(VOCABULARY, (B, P), generator=torch.Generator().manual_seed(seed))
         self.n, self.temperature, self.top_k, self.all = n, temperature, top_k, []
-        how = {"engine": self.engine, "temperature": temperature, "top_k": top_k, "seed": seed}
+        # Blocks so short that a text goes through tiles: one of the usual 64 positions is longer than any text here.
+        engine = partial(make_mixer, self.engine, base=base) if self.engine in TILED else self.engine
+        how = {"engine": engine, "temperature": temperature, "top_k": top_k, "seed": seed}
         return self.alive([Generation(self.model, self.prompt, n, **how), {0: seed}])
 
     def alive(self, life):
@@ -256,8 +263,13 @@ def test_a_decoder_gives_the_logits_of_the_model_in_any_order_of_calls(engine, t
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_a_generation_gives_the_tokens_of_the_model_in_any_order_of_calls(engine, tried):
+def test_a_generation_gives_the_tokens_of_the_model_in_any_order_of_calls(engine, tried, monkeypatch):
+    tiles = []
+    if engine in TILED:
+        real = flashref.ENGINES[engine]._run_tile
+        monkeypatch.setattr(flashref.ENGINES[engine], "_run_tile", lambda mixer, n: (tiles.append(n), real(mixer, n)))
     count = run_machine(GenerationCalls, engine, examples(8), 15)
+    assert bool(tiles) == (engine in TILED), "texts too short for a tile check only half of an engine"
     tried("cases", "a generation's calls in any order, orders 2 to 4", count["lives"])
     tried("cases", "tokens drawn again from the model written out in float64", count["tokens"])
     tried("faults", "a wrong call among them", count["refused"])

@@ -1,6 +1,7 @@
 """Saved generations that were damaged, or made by hand with a right checksum: refused, or a generation that goes on."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def resumed(file: Path) -> list | Exception:
         try:
             for _ in range(70):
                 next(run, None)
+        except FloatingPointError as error:  # huge numbers that are finite until they are multiplied
+            return error
         except Exception as error:
             return AssertionError(f"resumed, and then {error!r}")
         return run.tokens.tolist()
@@ -78,6 +81,9 @@ def other(draw: st.DrawFn, t: torch.Tensor) -> torch.Tensor:
         case "numbers":
             t = t.clone()
             at = draw(st.integers(0, t.numel() - 1))
+            if t.is_floating_point():
+                t.view(-1)[at] = draw(st.sampled_from([0, -1, 100, 1e300, -1.7e308, math.nan, math.inf, -math.inf]))
+                return t
             least, most = (-(2**63), 2**63 - 1) if t.dtype == torch.int64 else (0, 255)
             number = draw(st.sampled_from([0, 1, -1, 2, 5, 100, 150, 10**6, least, most]))
             t.view(-1)[at] = number if not t.dtype == torch.uint8 else number % 256
@@ -111,9 +117,30 @@ def test_a_generation_made_by_hand_is_refused_or_goes_on_to_its_end(data, name, 
     found = resumed(file)
     if isinstance(found, list):
         assert all(0 <= token < MODEL.config.vocab_size for row in found for token in row), found
+        assert all(t.isfinite().all() for t in tensors.values())
+    elif isinstance(found, FloatingPointError):
+        assert "the logits are not finite" in str(found) and all(t.isfinite().all() for t in tensors.values())
     else:
         assert_clear(found, file)
     tried("faults", "a saved generation made by hand, its checksum right")
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf, 1.7e308])
+@pytest.mark.parametrize("name", ALL)
+def test_every_number_that_is_not_finite_is_refused_and_a_sum_that_overflows_is_told(name, number, saved, tmp_path):
+    with safe_open(saved[name], framework="pt") as opened:
+        about = json.loads(opened.metadata()["about"])
+    tensors = load_file(saved[name])
+    for some in [key for key, t in tensors.items() if t.is_floating_point() and t.numel()]:
+        spoilt = tensors[some].clone()
+        spoilt.view(-1)[:] = number
+        file = made_by_hand(tmp_path / "spoilt", saved[name], about, tensors | {some: spoilt})
+        found = resumed(file)
+        if math.isfinite(number):
+            assert isinstance(found, list) or isinstance(found, FloatingPointError), found
+        else:
+            assert_clear(found, file)
+            assert f"{some} holds NaN or infinity" in str(found)
 
 
 @settings(max_examples=examples(15))

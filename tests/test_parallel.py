@@ -164,6 +164,34 @@ def test_sizes_that_the_ranks_do_not_divide_are_refused_and_nothing_changes(size
         assert torch.equal(p, q), name
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return probe.getsockname()[1]
+
+
+def test_a_generation_of_a_model_that_is_split_cannot_be_put_away(tmp_path, monkeypatch):
+    """On one rank: there the model is split as on several, and each of them holds a part of the generation."""
+    where = {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": LOOPBACK, "MASTER_PORT": str(free_port())}
+    for name, value in (environment() | where).items():
+        monkeypatch.setenv(name, value)
+    whole = make(2, d_model=8, d_inner=12)
+    prompt = torch.tensor([[3, 1, 4]])
+    run = flashref.Generation(whole, prompt, 5)
+    run.save(tmp_path / "whole")
+    with parallel.ranks() as mesh:
+        model = parallel.split(make(2, d_model=8, d_inner=12), mesh)
+        part = flashref.Generation(model, prompt, 5)
+        next(part)
+        with pytest.raises(ValueError, match=r"each rank of a model .* holds a part only"):
+            part.save(tmp_path / "part")
+        with pytest.raises(ValueError, match=r"each rank of a model .* holds a part only"):
+            flashref.Generation.resume(tmp_path / "whole", model)
+        list(part), list(run)  # it stays good
+        assert torch.equal(part.tokens, run.tokens)
+    assert [file.name for file in tmp_path.iterdir()] == ["whole"]
+
+
 def test_processes_that_torchrun_did_not_start_are_refused(monkeypatch, capsys):
     for name in parallel.STARTED:
         monkeypatch.delenv(name, raising=False)
@@ -262,12 +290,6 @@ def test_a_rank_that_is_killed_ends_torchrun_and_the_others_with_a_message(endle
     assert f"Signal 9 (SIGKILL) received by PID {ranks[1]}" in said.decode()
     assert not [pid for pid in ranks if alive(pid)]
     tried("faults", "a rank of a split model killed")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return probe.getsockname()[1]
 
 
 def test_without_torchrun_each_rank_says_itself_that_another_is_gone(endless, started, tried):
