@@ -76,11 +76,10 @@ def summary(environment: dict[str, Any], records: Sequence[Record]) -> str:
             naive = best_naive(here, tiled)
             row.append(f"{naive.seconds / tiled.seconds:.1f}" + ("*" if naive.extrapolated else "") if naive else "")
         tiled, bound = find(here, "end_to_end", tiled_of(here)), find(here, "blocks_only", BOUND)
-        whole = (
-            [f"{tiled.L / tiled.seconds:,.0f}", f"{100 * bound.seconds / tiled.seconds:.0f} %"] if tiled else ["", ""]
-        )
+        row.append(f"{tiled.L / tiled.seconds:,.0f}" if tiled else "")
+        row.append(f"{100 * bound.seconds / tiled.seconds:.0f} %" if tiled and bound else "")
         tiles, offline = find(here, "tiles", tiled_of(here)), find(here, "offline", "fft")
-        rows.append([*row, *whole, f"{tiles.seconds / offline.seconds:.1f}"])
+        rows.append([*row, f"{tiles.seconds / offline.seconds:.1f}" if tiles and offline else ""])
     header = (
         *("M, D, B, N", "L", "mixer: best naive / tiled", "end to end: best naive / tiled"),
         *("tiled: positions per second", "of the bound", "tiles / one offline FFT convolution"),

@@ -11,8 +11,9 @@ import torch
 import flashref
 from flashref import Generation, bench, demo
 from flashref.__main__ import main
-from flashref.bench_report import END, with_summaries
+from flashref.bench_report import END, summary, with_summaries
 from flashref.bench_runs import counted_per_position
+from flashref.machine import environment
 from flashref.text import decode, encode
 
 PROMPT = b"def f(x):\n"
@@ -242,6 +243,13 @@ def test_the_summary_goes_between_its_marks_in_a_readme_and_nothing_else_changes
         readme.write_text(wrong)
         assert main(["bench", "--readme", str(readme)]) == 2
         assert readme.read_text() == wrong and word in capfd.readouterr().err
+
+
+def test_a_summary_leaves_empty_what_its_file_lacks():
+    records = measured(bench.Setting(70, M=1, D=4, repeats=1, models=False), engines=("lazy",))
+    machine = environment()
+    lacking = summary(machine, [r for r in records if r.kind == "mixer"]).splitlines()[-1]
+    assert [cell.strip() for cell in lacking.split("|")[1:-1]] == ["1, 4, 1, 2", "70", "", "", "", "", ""]
 
 
 def test_all_bytes_and_all_bases_survive_encoding_and_decoding():
