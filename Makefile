@@ -24,10 +24,9 @@ lab: .venv/installed ## JupyterLab on the first notebook; where there is no brow
 test: .venv/installed ## every test but the deep ones, and every notebook against its committed outputs
 	$(RUN) pytest tests $(NOTEBOOKS) -m "not deep" $(TESTS)
 
-test-all: .venv/installed ## all of it, ten times as deep, then on the lowest and newest Python that is here
+test-all: .venv/installed ## all of it, ten times as deep, and on the lowest and newest Python that is here
 	$(RUN) pip check
-	FLASHREF_DEEP=1 $(RUN) pytest tests $(NOTEBOOKS) $(TESTS) --write-trust docs/trust.md
-	.venv/bin/python tests/across_versions.py
+	.venv/bin/python tests/across_versions.py tests $(NOTEBOOKS) $(TESTS) --write-trust docs/trust.md
 
 # In a copy: what it leaves behind is in no one's way, and nothing is left over from an earlier run. There are mutants
 # that would take all memory there is.

@@ -44,8 +44,9 @@ def distil(filters: Float[Tensor, "M D L"], state_size: int) -> Modes:
 
     Poles from the eigenvectors of a Hankel matrix of n = max(128, 4N) rows (at most half of the lags, so a filter of L
     taps gets at most L/2 poles); those outside the unit disc are moved to its edge; then residues by least squares over
-    all lags. A sum of N exponentials in the disc is found to rounding. All in float64; costs O(n^3 + L N^2) per
-    channel. Raises ValueError or TypeError for filters that a mixer would refuse, or state_size < 1.
+    all lags. A sum of N exponentials in the disc is found to rounding times the condition of its Hankel matrix, large
+    where bases nearly coincide. All in float64; costs O(n^3 + L N^2) per channel. Raises ValueError or TypeError for
+    filters that a mixer would refuse, or state_size < 1.
     """
     check_filters("filters", filters, "(M, D, L)")
     check_count("state_size", state_size, 1)

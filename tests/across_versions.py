@@ -1,9 +1,9 @@
-"""The end of `make test-all`: the tests on the lowest Python with the lowest versions, and on the newest.
+"""All of `make test-all`: the deep tests on this Python, and beside them `make test`'s on the lowest and the newest.
 
-The lowest of the supported versions of Python that this machine has gets the lowest versions of everything that
-pyproject.toml accepts (requirements-lowest.txt), the newest those of requirements.txt. Each has an environment of its
-own, .venv-lowest and .venv-newest, which is made again when what it is made of changes. Both run at the same time.
-What is about the notebooks, the book or a browser is left to `make test`.
+The arguments are pytest's, for the deep tests. The lowest of the supported versions of Python that this machine has
+gets the lowest versions of everything that pyproject.toml accepts (requirements-lowest.txt), the newest those of
+requirements.txt. Each has an environment of its own, .venv-lowest and .venv-newest, which is made again when what it is
+made of changes. What is about the notebooks, the book or a browser is left out there.
 """
 
 import os
@@ -55,39 +55,37 @@ def environment(name: str, python: str, requirements: Path) -> Path:
 
 
 def main() -> int:
+    # With one thread each, these tests and one of the others do not wait for each other on two cores.
+    deep = subprocess.Popen(
+        [sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, env=os.environ | {"FLASHREF_DEEP": "1"}
+    )
     versions = supported()
     here = {version: path for version in versions if (path := interpreter(version))}
     missing = [version for version in versions if version not in here]
-    print(f"Python here: {', '.join(here)}; not here, so not tried: {', '.join(missing) or 'none'}", flush=True)
+    said = [f"Python here: {', '.join(here)}; not here, so not tried: {', '.join(missing) or 'none'}"]
     lowest, newest = min(here, key=versions.index), max(here, key=versions.index)
     wanted = {".venv-lowest": (lowest, "requirements-lowest.txt")}
-    if newest != f"{sys.version_info.major}.{sys.version_info.minor}":  # which all tests have just run on
+    if newest != f"{sys.version_info.major}.{sys.version_info.minor}":  # which the deep tests run on
         wanted[".venv-newest"] = (newest, "requirements.txt")
-    running, failed = [], []
-    # Both run at once: with a thread each they do not wait for each other.
-    alone = os.environ | {"OMP_NUM_THREADS": "1"}
+    failed = False
     for name, (version, requirements) in wanted.items():
         try:
             inside = environment(name, here[version], ROOT / requirements)
         except subprocess.CalledProcessError as error:
-            print(f"{name}: Python {version} with {requirements} cannot be installed: {error}", flush=True)
-            failed.append(name)
+            said.append(f"{name}: Python {version} with {requirements} cannot be installed: {error}")
+            failed = True
             continue
         left_out = [f"--ignore-glob=*/{pattern}.py" for pattern in LEFT_OUT]
-        options = ["-q", "-rfE", "-m", "not deep", "-p", "no:cacheprovider", *left_out]
-        said = ROOT / name / "tests.txt"
-        with said.open("w") as output:
-            command = [inside, "-m", "pytest", "tests", *options]
-            tests = subprocess.Popen(command, cwd=ROOT, env=alone, stdout=output, stderr=subprocess.STDOUT)
-        running.append((name, version, requirements, said, tests))
-    for name, version, requirements, said, tests in running:
-        status = tests.wait()
-        lines = said.read_text().splitlines()
-        print(f"{name}: Python {version} with {requirements}: {lines[-1] if lines else 'nothing was run'}", flush=True)
-        if status:
-            print("\n".join(lines))
-            failed.append(name)
-    return bool(failed)
+        command = [inside, "-m", "pytest", "tests", "-q", "-rfE", "-m", "not deep", "-p", "no:cacheprovider", *left_out]
+        alone = os.environ | {"OMP_NUM_THREADS": "1"}
+        ran = subprocess.run(command, cwd=ROOT, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        lines = ran.stdout.splitlines()
+        said += lines if ran.returncode else []
+        said.append(f"{name}: Python {version} with {requirements}: {lines[-1] if lines else 'nothing was run'}")
+        failed = failed or ran.returncode != 0
+    status = deep.wait()
+    print(*said, sep="\n")
+    return int(failed or status != 0)
 
 
 if __name__ == "__main__":

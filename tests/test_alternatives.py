@@ -116,7 +116,10 @@ def test_a_dilated_filter_keeps_all_lags_of_the_window_and_half_as_many_in_each_
 @settings(max_examples=examples(60))
 @given(N=st.integers(1, 8), seed=st.integers(0, 10**6), count=st.sampled_from([40, 300]), real=st.booleans())
 def test_a_sum_of_n_exponentials_is_distilled_exactly(N, seed, count, real):
-    """Written out in float64: real bases, or pairs of complex ones, inside the disc or on its edge."""
+    """Written out in float64: real bases, or pairs of complex ones, inside the disc or on its edge.
+
+    Up to rounding, which grows with the condition of the Hankel matrix: the closer two bases, the harder to tell apart.
+    """
     g = torch.Generator().manual_seed(seed)
     lags = torch.arange(count, dtype=torch.float64)
     modulus = 0.4 + 0.6 * torch.rand(2, 3, N, generator=g, dtype=torch.float64)
@@ -126,10 +129,15 @@ def test_a_sum_of_n_exponentials_is_distilled_exactly(N, seed, count, real):
     terms = c[..., :1] * torch.cos(angle * lags) + c[..., 1:] * torch.sin(angle * lags)
     tail = (modulus[..., None] ** lags * terms).sum(-2)
     filters = torch.cat([torch.randn(2, 3, 1, generator=g, dtype=torch.float64), tail], dim=-1)
-    mixer = Distilled(filters, state_size=N if real else 2 * N)
-    assert_close(mixer.filters, filters, 1e-8)
+    n = N if real else 2 * N
+    mixer = Distilled(filters, state_size=n)
+    rows = min(128, (count + 1) // 2)
+    strength = torch.linalg.svdvals(tail[..., : 2 * rows - 1].unfold(-1, rows, 1))
+    condition = (strength[..., 0] / strength[..., n - 1]).max().item()
+    tolerance = min(1e-11 + 100 * 2**-52 * condition, 1e-5)
+    assert_close(mixer.filters, filters, tolerance)
     x = torch.randn(2, 1, 3, count + 1, generator=g, dtype=torch.float64)
-    assert_close(run(mixer, x, 10), truth(x, filters), 1e-8)
+    assert_close(run(mixer, x, 10), truth(x, filters), tolerance)
 
 
 def nasty(kind: int, count: int, g: torch.Generator) -> torch.Tensor:
