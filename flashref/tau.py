@@ -10,9 +10,9 @@ from torch import Tensor
 
 from flashref.convolution import fast_length
 
-# glibc hands freed memory back to the system, which zeroes its pages before a tile's next temporaries get them: half of a
-# tile's time, if not more. Of up to twice the largest chunk that was freed, 32 MiB at most, it hands back nothing. So one
-# is freed here, untouched; whoever sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ still decides. See mallopt(3).
+# glibc hands freed memory back to the system, which zeroes its pages before a tile's next temporaries get them: half of
+# a tile's time, if not more. Of up to twice the largest chunk that was freed, 32 MiB at most, it hands back nothing. So
+# one is freed here, untouched; whoever sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ still decides: mallopt(3).
 torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
 
 
