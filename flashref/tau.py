@@ -10,9 +10,10 @@ from torch import Tensor
 
 from flashref.convolution import fast_length
 
-# glibc hands freed memory back to the system, which zeroes its pages before a tile's next temporaries get them: half of
-# a tile's time, if not more. Of up to twice the largest chunk that was freed, 32 MiB at most, it hands back nothing. So
-# one is freed here, untouched; whoever sets MALLOC_MMAP_THRESHOLD_ or MALLOC_TRIM_THRESHOLD_ still decides: mallopt(3).
+# glibc hands freed memory back to the system, which zeroes its pages before the next tile gets them: in some
+# processes this takes longer than the tile. It hands nothing back of up to twice the largest chunk that was ever freed,
+# 32 MiB at most. So one is freed here, untouched. MALLOC_MMAP_THRESHOLD_ and MALLOC_TRIM_THRESHOLD_ still decide, where
+# they are set: mallopt(3).
 torch.empty(2**25 - 2**13, dtype=torch.uint8, device="cpu")
 
 

@@ -1,5 +1,10 @@
 """One tile, each way of computing it, against the sum over its pairs."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given
@@ -131,3 +136,24 @@ def test_sizes_that_are_not_kept_are_forgotten():
 
 def bytes_held(hybrid: Tau) -> int:
     return sum(s.numel() * s.element_size() for chunks in hybrid._chunks.values() for _, s in chunks)
+
+
+FAULTS = """
+import resource, torch
+import flashref
+torch.set_num_threads(1)
+for i in range(6):
+    if i == 2:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    temporaries = [torch.ones(5 * 2**20) for _ in range(3)]
+    del temporaries
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what is freed is kept as glibc does it")
+def test_temporaries_of_60_mib_are_not_fetched_from_the_system_again():
+    """Hardly a page of theirs is new. If tau.py did nothing, 5,000 to 40,000 would be, from process to process."""
+    unset = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    ran = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True, env=unset)
+    assert int(ran.stdout) < 1000
