@@ -153,6 +153,7 @@ def read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 def check_room(file: Path, error: Exception) -> None:
     """Raise MemoryError if that is why reading a file failed, so that nobody takes a good one for damaged."""
     short = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    # On the CPU torch has no class of its own for it.
-    if short or (isinstance(error, RuntimeError) and re.search("tried to allocate|allocate memory", str(error))):
+    # On the CPU torch has no class of its own for it, and older versions of safetensors have none for a failed mapping.
+    torchs = isinstance(error, RuntimeError) and re.search("tried to allocate|allocate memory", str(error))
+    if short or torchs or str(error) == "Cannot allocate memory (os error 12)":
         raise MemoryError(f"memory is short for {file}: {shown(error)}") from error
