@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flashref import TiledCPU, make_mixer, schedule
-from flashref.bounded import Bounded, Level
+from flashref.bounded import Bounded, Job, Level
 
 
 @given(L=st.integers(0, 300), base=st.integers(1, 40))
@@ -74,3 +74,26 @@ def test_every_job_is_done_when_its_first_output_is_due():
         assert all(job.due > n + 1 and job.left > 0 for job in mixer._jobs if mixer.base > 1 and n % mixer.base)
         assert all(job.due > n for job in mixer._jobs)
     assert not mixer._jobs
+
+
+def test_a_snapshot_says_how_many_points_of_a_tile_are_left_and_that_must_be_a_number_of_its_pieces():
+    """Pieces of 4 of the 5 channels: 64 points and then 16 of a tile of 8, and 64, 64, 32 of one of 16."""
+    mixer = Bounded(torch.ones(1, 5, 64), base=8)
+    mixer.piece_points = 64
+    for _ in range(8):
+        mixer.step(0, torch.ones(1, 5))
+        mixer.advance()
+    snapshot = mixer.snapshot()
+    assert snapshot["left"].tolist() == [80, 0]
+    for left in (80, 16):
+        mixer.restore(snapshot | {"left": torch.tensor([left, 0])})
+        assert mixer._jobs == [Job(16, 8, left)]
+    for U, wrong in (
+        (8, 144),
+        (8, -48),
+        (8, 79),
+        (16, 160),
+    ):  # too many, too few, no piece, too soon
+        left = torch.tensor([wrong if U == 8 else 80, wrong if U == 16 else 0])
+        with pytest.raises(ValueError, match=f"'left'. says {wrong} points at position 8: no number of pieces of {U}"):
+            mixer.restore(snapshot | {"left": left})

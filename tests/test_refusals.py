@@ -236,3 +236,17 @@ def test_a_prompt_that_does_not_fit_into_memory_leaves_a_fresh_engine(engine, de
             z[m, ..., t] = mixer.step(m, x[m, ..., t])
         mixer.advance()
     assert_close(z, truth(x, filters), 1e-10)
+
+
+def test_epoched_names_the_form_of_its_filters_before_it_asks_for_their_length():
+    with pytest.raises(ValueError, match=r"filters must have shape \(M, D, L\) with M, D >= 1, got \(2, 3\)"):
+        make_mixer("epoched", torch.ones(2, 3))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_room_is_looked_for_once_at_the_first_mixers_prompt(engine, monkeypatch):
+    asked, mixer = [], make_mixer(engine, torch.ones(3, D, L), B)
+    monkeypatch.setattr("flashref.budget.check_prompt", lambda *args: asked.append(args))
+    for m in range(3):
+        mixer.prefill(m, torch.ones(B, D, P))
+        assert asked == [(mixer, P)]
