@@ -240,7 +240,7 @@ def test_a_prompt_that_does_not_fit_into_memory_leaves_a_fresh_engine(engine, de
 
 def test_epoched_names_the_form_of_its_filters_before_it_asks_for_their_length():
     with pytest.raises(ValueError, match=r"filters must have shape \(M, D, L\) with M, D >= 1, got \(2, 3\)"):
-        make_mixer("epoched", torch.ones(2, 3))
+        ENGINES_BY_NAME["epoched"](torch.ones(2, 3))
 
 
 @pytest.mark.parametrize("engine", ENGINES)
