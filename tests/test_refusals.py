@@ -238,9 +238,12 @@ def test_a_prompt_that_does_not_fit_into_memory_leaves_a_fresh_engine(engine, de
     assert_close(z, truth(x, filters), 1e-10)
 
 
-def test_epoched_names_the_form_of_its_filters_before_it_asks_for_their_length():
-    with pytest.raises(ValueError, match=r"filters must have shape \(M, D, L\) with M, D >= 1, got \(2, 3\)"):
-        ENGINES_BY_NAME["epoched"](torch.ones(2, 3))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_engine_that_is_made_by_its_class_refuses_in_the_same_words(engine):
+    made = ENGINES_BY_NAME[engine]
+    form = r"^filters must have shape \(M, D, L\) with M, D >= 1, got \(2, 3\)$"
+    refused(ValueError, form, made, torch.ones(2, 3))
+    refused(ValueError, "^batch_size must be >= 1, got 0$", made, torch.ones(1, 2, 8), 0)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
