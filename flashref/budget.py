@@ -143,8 +143,11 @@ def check_mixer(kind: type[Mixer], filters: Tensor, batch_size: int, base: int |
     raise fits.refusal(f"M = {M}, D = {D}, L = {L}, B = {batch_size}", ways)
 
 
-def check_prompt(mixer: Mixer, prompt_length: int) -> None:
-    """Refuse a prompt after which a generation does not fit. An engine without a formula passes. Raises MemoryError."""
+def check_prompt(mixer: Mixer, prompt_length: int, dtype: torch.dtype) -> None:
+    """Refuse a prompt in this dtype after which a generation does not fit. Raises MemoryError.
+
+    An engine without a formula passes.
+    """
     kind = _formula_of(type(mixer))
     if kind is None:
         return
@@ -153,7 +156,7 @@ def check_prompt(mixer: Mixer, prompt_length: int) -> None:
 
     def plan(length: int = prompt_length) -> Memory:
         shape = (*filters.shape, mixer.batch_size, length)
-        return memory_needed(kind.name, *shape, filters.dtype, **own, device=filters.device)
+        return memory_needed(kind.name, *shape, dtype, **own, device=filters.device)
 
     free = available(filters.device)
     if _Fits(plan, filters.nbytes, free)():

@@ -19,7 +19,7 @@ from flashref.calibration import settings
 from flashref.convolution import fast_length
 from flashref.epoched import Epoched, epoch
 from flashref.memory_formulas import FORMULAS, Sizes
-from flashref.mixer import Mixer
+from flashref.mixer import Mixer, prompt_channels
 from flashref.naive import Lazy
 from flashref.tiled_cpu import BASE, TiledCPU
 from flashref.tiling import check_count
@@ -112,7 +112,8 @@ def memory_needed(
 ) -> Memory:
     """The bytes that an engine needs for M mixers, D channels, L positions and B sequences, its filters' copy included.
 
-    engine: a name as in make_mixer, "auto" too. dtype: of the filters; bfloat16 ones are kept in float32. base,
+    engine: a name as in make_mixer, "auto" too. dtype: of the filters and the
+    inputs; bfloat16 filters are kept in float32. base,
     direct_up_to, chunk_points: what make_mixer would take on this machine, unless told. The caller's own filters are
     not counted. On a CUDA device the work is an estimate: what cuFFT takes for itself is not in it.
 
@@ -121,7 +122,8 @@ def memory_needed(
     """
     shape = (M, D, L, batch_size, prompt_length)
     held, prompt, conv, run = phases(engine, *shape, dtype, base, direct_up_to, chunk_points, device)
-    return held.with_peak(max(prompt + conv, run))
+    wide = 4 * batch_size * D * prompt_length if dtype == torch.bfloat16 else 0  # the prompt in float32
+    return held.with_peak(max(prompt + wide + conv, run))
 
 
 def phases(
@@ -164,11 +166,20 @@ def phases(
     kept = {name: item * count for name, count in found.kept.items()}
     held = Memory(engine, filters=item * M * D * L, views=views, **kept)
     P = prompt_length
-    points = fast_length((P if kind is Lazy else L) + P - 1)
-    conv = item * (2 * batch_size + 1) * D * (points + 2) if P else 0  # two spectra and their product
+    conv = _prompt(kind, D, L, batch_size, P, dtype, cuda) if P else 0
     prompt = held.held - kept.get("spectra", 0) + item * found.first
     step = max(found.step, 4 * batch_size * D)  # a step's own rows, where no tile is larger
     return held, prompt, conv, max(item * found.begin, held.held + item * step)
+
+
+def _prompt(kind: type[Mixer], D: int, L: int, B: int, P: int, dtype: torch.dtype, cuda: bool) -> int:
+    """The bytes that there are while a mixer convolves its prompt, beside what it keeps."""
+    item, points = torch.promote_types(dtype, torch.float32).itemsize, fast_length((P if kind is Lazy else L) + P - 1)
+    if kind is Lazy:
+        return item * (2 * B + 1) * D * (points + 2)  # two spectra and their product
+    channels = min(D, prompt_channels(B, points, "cuda" if cuda else "cpu"))
+    # All outputs, and beside them a call's numbers, padded and transformed, or a copy of those that are answered.
+    return item * B * D * L + max(item * max(2 * B, B + 2) * channels * (points + 2), dtype.itemsize * B * D * P)
 
 
 def bytes_held(mixer: Mixer) -> int:

@@ -16,6 +16,10 @@ from flashref.convolution import fast_length
 from flashref.snapshots import fill_buffers, read_position
 from flashref.tiling import check_count
 
+# FFT points per call while a prompt is taken in: on a CPU what stays near the cores. Elsewhere a call costs more than a
+# cache miss, and 1 GiB is enough for one of an FFT's temporaries.
+PROMPT_POINTS = {"cpu": 2**20}
+
 
 class Mixer(ABC):
     """M causal long convolutions over D channels and B sequences, one position at a time.
@@ -104,7 +108,7 @@ class Mixer(ABC):
         if m == 0:
             from flashref.budget import check_prompt  # which knows the engines, and they are built on this file
 
-            check_prompt(self, x.shape[-1])
+            check_prompt(self, x.shape[-1], x.dtype)
         try:
             if m == 0:
                 self.prompt_length = x.shape[-1]
@@ -197,9 +201,13 @@ class Mixer(ABC):
 
     def _convolve_prompt(self, m: int, x: Float[Tensor, "B D P"]) -> Float[Tensor, "B D L"]:
         """The prompt's outputs at positions [0, P), and at [P, L) what it contributes to the future."""
-        L = self.filters.shape[-1]
+        (D, L), rho = self.filters.shape[1:], self.filters[m]
         n = fast_length(L + x.shape[-1] - 1)
-        return torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(self.filters[m], n), n)[..., :L]
+        size = prompt_channels(len(x), n, rho.device.type)
+        z = x.new_empty(*x.shape[:-1], L)
+        for c in (slice(first, first + size) for first in range(0, D, size)):
+            z[:, c] = torch.fft.irfft(torch.fft.rfft(x[:, c], n).mul_(torch.fft.rfft(rho[c], n)), n)[..., :L]
+        return z
 
     # Refusals. ---------------------------------------------------------------------------------------------------
 
@@ -266,6 +274,11 @@ class Mixer(ABC):
         else:
             due = f"step({self._next})" if self._begun else "prefill(0) or step(0)"
         return f"{asked} is out of order: next is {due}"
+
+
+def prompt_channels(batch_size: int, points: int, device_type: str) -> int:
+    """Of how many channels a prompt is taken in at once, by FFTs of so many points."""
+    return max(1, PROMPT_POINTS.get(device_type, 2**28) // (batch_size * points))
 
 
 def check_filters(name: str, filters: Tensor, form: str) -> None:

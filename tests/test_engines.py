@@ -13,6 +13,8 @@ from truth import assert_close, causal_sum
 
 import flashref
 from flashref import OnlineConvolution, make_mixer
+from flashref.convolution import fast_length
+from flashref.mixer import PROMPT_POINTS, prompt_channels
 
 ENGINES = ["lazy", "eager", "tiled_cpu", "tiled_gpu", "bounded", "epoched"]
 TILED = ENGINES[2:]
@@ -134,6 +136,23 @@ def test_the_tile_picks_of_one_engine_do_not_depend_on_chunks_of_channels(engine
         mixer._tau.chunk_points, mixer._tau.direct_up_to = 500, 3
         mixer.piece_points = 30  # the bounded engine's
     assert_close(run(mixer, x), truth(x, filters), 1e-10)
+
+
+@pytest.mark.parametrize("most, sizes", [(0, [1] * 5), (1, [1] * 5), (2, [2, 2, 1]), (5, [5]), (9, [5])])
+@pytest.mark.parametrize("device", sorted({device for _, device in PLACES}))
+def test_a_prompt_is_taken_in_a_few_channels_at_a_time(device, most, sizes, monkeypatch):
+    """As many as have PROMPT_POINTS points together, or one; on a GPU as many as fill 1 GiB in float32."""
+    assert prompt_channels(2, 2**20, "cuda") == 128
+    (x, filters), P, seen, irfft = draw(2, 3, 5, 40, device=device), 11, [], torch.fft.irfft
+    monkeypatch.setitem(PROMPT_POINTS, device, most * 3 * fast_length(40 + P - 1))
+    monkeypatch.setattr(torch.fft, "irfft", lambda X, n: seen.append(X.shape[1]) or irfft(X, n))
+    mixer = make_mixer("eager", filters, 3)
+    z = mixer.prefill(0, x[0, ..., :P])
+    assert seen == sizes
+    assert_close(z, truth(x, filters)[0, ..., :P], 1e-12)
+    mixer.prefill(1, x[1, ..., :P])
+    x[..., P:] = 0  # what the prompt alone contributes to the position after it
+    assert_close(mixer.step(0, x[0, ..., P]), truth(x, filters)[0, ..., P], 1e-12)
 
 
 @pytest.mark.parametrize("piece, rows", [(1, 1), (6, 1), (59, 9), (60, 10), (10**6, 70)])

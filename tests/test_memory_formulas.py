@@ -15,6 +15,7 @@ from flashref.bounded import Bounded
 from flashref.budget import generation_memory
 from flashref.graphs import BlockDecoder
 from flashref.memory import CALLS, Memory, memory_needed, readable
+from flashref.mixer import PROMPT_POINTS
 from flashref.resumable import Generation
 
 NAIVE = ("lazy", "eager")
@@ -34,16 +35,18 @@ def bytes_of(mixer) -> int:
 
 @pytest.mark.parametrize("engine", ENGINES)
 @settings(max_examples=examples(5))
-@given(sizes=sizes, tiled=tiled_settings, prompt=st.none() | st.integers(0, 180), double=st.booleans())
-def test_what_is_held_is_computed_to_the_byte_and_the_peak_is_bounded(engine, sizes, tiled, prompt, double, tried):
+@given(sizes=sizes, tiled=tiled_settings, prompt=st.none() | st.integers(0, 180), data=st.data())
+def test_what_is_held_is_computed_to_the_byte_and_the_peak_is_bounded(engine, sizes, tiled, prompt, data, tried):
     """The peak of a whole generation, the engine's making included, is reached but for a step's own small tensors."""
-    (M, D, L, B), dtype = sizes, torch.float64 if double else torch.float32
+    M, D, L, B = sizes
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
     own = {} if engine in NAIVE else tiled
     P = 0 if prompt is None else min(prompt, L)
-    need = memory_needed(engine, M, D, L, B, P, dtype, **own)
     filters, x = torch.ones(M, D, L, dtype=dtype), torch.ones(B, D, L, dtype=dtype)
     gc.collect()  # nothing of an earlier case may be freed while this one is counted
-    with allocations() as counted:
+    with pytest.MonkeyPatch.context() as patch, allocations() as counted:
+        patch.setitem(PROMPT_POINTS, "cpu", data.draw(st.sampled_from([1, 1000, PROMPT_POINTS["cpu"]])))
+        need = memory_needed(engine, M, D, L, B, P, dtype, **own)
         mixer = ENGINES[engine](filters, B, **own)
         for m in range(M if prompt is not None else 0):
             mixer.prefill(m, x[..., :P])
@@ -58,6 +61,23 @@ def test_what_is_held_is_computed_to_the_byte_and_the_peak_is_bounded(engine, si
     assert counted.peak <= need.total - need.views
     assert need.total - need.views - CALLS <= 1.05 * counted.peak + 8 * 4 * B * D * (max(L, 8) if L < 70 else 20)
     tried("cases", "memory of an engine, computed and counted")
+
+
+@pytest.mark.parametrize("points", [1, 2**16, 2**20])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("P, B", [(100, 3), (4090, 1)])
+def test_the_peak_of_a_prompt_is_what_is_computed(dtype, P, B, points, monkeypatch):
+    """For engines of which it is the largest, at sizes beside which a step's own small tensors are small."""
+    monkeypatch.setitem(PROMPT_POINTS, "cpu", points)
+    filters, x = torch.ones(1, 64, 4096, dtype=dtype), torch.ones(B, 64, P, dtype=dtype)
+    for engine in NAIVE:
+        need = memory_needed(engine, 1, 64, 4096, B, P, dtype)
+        gc.collect()
+        with allocations() as counted:
+            mixer = ENGINES[engine](filters, B)
+            mixer.prefill(0, x)
+        assert abs((need.total - CALLS) / counted.peak - 1) < 0.005, engine
+        del mixer
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -252,4 +252,4 @@ def test_room_is_looked_for_once_at_the_first_mixers_prompt(engine, monkeypatch)
     monkeypatch.setattr("flashref.budget.check_prompt", lambda *args: asked.append(args))
     for m in range(3):
         mixer.prefill(m, torch.ones(B, D, P))
-        assert asked == [(mixer, P)]
+        assert asked == [(mixer, P, torch.float32)]
