@@ -26,7 +26,7 @@ test: .venv/installed ## every test but the deep ones, and every notebook agains
 
 test-all: .venv/installed ## all of it, ten times as deep, and on the lowest and newest Python that is here
 	$(RUN) pip check
-	.venv/bin/python tests/across_versions.py tests $(NOTEBOOKS) $(TESTS) --write-trust docs/trust.md
+	.venv/bin/python tests/across_versions.py $(TESTS)
 
 # In a copy: what it leaves behind is in no one's way, and nothing is left over from an earlier run. There are mutants
 # that would take all memory there is.

@@ -97,8 +97,9 @@ def read_records(file: Path, kind: type[T]) -> tuple[dict[str, Any], list[T]]:
 def _is_environment(found: Any) -> bool:
     hints = {"device": str, "cores": int | None, "threads": int, "commit": str | None, "date": str}
     hints |= {"versions": dict[str, str]}
-    fit = fits(found, dict[str, Any]) and all(fits(found.get(name), hint) for name, hint in hints.items())
-    return fit and "torch" in found["versions"]
+    if not fits(found, dict[str, Any]) or not hints.keys() <= found.keys():  # what may be None must be there, too
+        return False
+    return all(fits(found[name], hint) for name, hint in hints.items()) and "torch" in found["versions"]
 
 
 def _as(kind: type[T], record: Any) -> T:

@@ -1,9 +1,10 @@
-"""All of `make test-all`: the deep tests on this Python, and beside them `make test`'s on the lowest and the newest.
+"""All of `make test-all`: all tests, the random ones deep, and `make test`'s on other Pythons.
 
-The arguments are pytest's, for the deep tests. The lowest of the supported versions of Python that this machine has
-gets the lowest versions of everything that pyproject.toml accepts (requirements-lowest.txt), the newest those of
-requirements.txt. Each has an environment of its own, .venv-lowest and .venv-newest, which is made again when what it is
-made of changes. What is about the notebooks, the book or a browser is left out there.
+The arguments are pytest's options, for this Python. Four parts, two at a time: what tries at random; what is about the
+notebooks, the book or a browser; and, without that, each of the other Pythons. The lowest of the supported versions of
+Python that this machine has gets the lowest versions of everything that pyproject.toml accepts
+(requirements-lowest.txt), the newest those of requirements.txt. Each has an environment of its own, .venv-lowest and
+.venv-newest, which is made again when what it is made of changes.
 """
 
 import os
@@ -11,13 +12,14 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 SUITS = "import sys, ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
-LEFT_OUT = ("test_book", "test_slides", "test_lab", "test_warnings", "*notebooks*", "*exercises*")
-LEFT_OUT += ("test_explorer", "test_timeline_explorer")
+ONCE = ("test_book", "test_slides", "test_lab", "test_warnings", "*notebooks*", "*exercises*")
+ONCE += ("test_explorer", "test_timeline_explorer")
 
 
 def supported() -> list[str]:
@@ -54,38 +56,47 @@ def environment(name: str, python: str, requirements: Path) -> Path:
     return inside
 
 
+def run(name: str, python: Path | str, arguments: list[str | Path], live: bool = False, **more: str) -> bool:
+    """Whether the tests pass there, with these variables set too. What they print is shown at once, or in one piece."""
+    command = [python, "-m", "pytest", *arguments, "-p", "no:cacheprovider"]
+    out = {} if live else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | more, **out)
+    print(f"\n===== {name}\n{ran.stdout or ''}", end="", flush=True)
+    return ran.returncode == 0
+
+
+def run_elsewhere(name: str, version: str, python: str, requirements: str, arguments: list[str]) -> bool:
+    """run in an environment of its own, with one thread, so that it does not wait for the tests beside it."""
+    try:
+        inside = environment(name, python, ROOT / requirements)
+    except subprocess.CalledProcessError as error:
+        print(f"\n===== {name}: Python {version} with {requirements} cannot be installed: {error}", flush=True)
+        return False
+    return run(f"Python {version} with {requirements}", inside, arguments, OMP_NUM_THREADS="1")
+
+
 def main() -> int:
-    # With one thread each, these tests and one of the others do not wait for each other on two cores.
-    deep = subprocess.Popen(
-        [sys.executable, "-m", "pytest", *sys.argv[1:]], cwd=ROOT, env=os.environ | {"FLASHREF_DEEP": "1"}
-    )
     versions = supported()
     here = {version: path for version in versions if (path := interpreter(version))}
     missing = [version for version in versions if version not in here]
-    said = [f"Python here: {', '.join(here)}; not here, so not tried: {', '.join(missing) or 'none'}"]
+    print(f"Python here: {', '.join(here)}; not here, so not tried: {', '.join(missing) or 'none'}", flush=True)
     lowest, newest = min(here, key=versions.index), max(here, key=versions.index)
-    wanted = {".venv-lowest": (lowest, "requirements-lowest.txt")}
-    if newest != f"{sys.version_info.major}.{sys.version_info.minor}":  # which the deep tests run on
-        wanted[".venv-newest"] = (newest, "requirements.txt")
-    failed = False
-    for name, (version, requirements) in wanted.items():
-        try:
-            inside = environment(name, here[version], ROOT / requirements)
-        except subprocess.CalledProcessError as error:
-            said.append(f"{name}: Python {version} with {requirements} cannot be installed: {error}")
-            failed = True
-            continue
-        left_out = [f"--ignore-glob=*/{pattern}.py" for pattern in LEFT_OUT]
-        command = [inside, "-m", "pytest", "tests", "-q", "-rfE", "-m", "not deep", "-p", "no:cacheprovider", *left_out]
-        alone = os.environ | {"OMP_NUM_THREADS": "1"}
-        ran = subprocess.run(command, cwd=ROOT, env=alone, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-        lines = ran.stdout.splitlines()
-        said += lines if ran.returncode else []
-        said.append(f"{name}: Python {version} with {requirements}: {lines[-1] if lines else 'nothing was run'}")
-        failed = failed or ran.returncode != 0
-    status = deep.wait()
-    print(*said, sep="\n")
-    return int(failed or status != 0)
+    options = sys.argv[1:]
+    without = [f"--ignore-glob=*/{pattern}.py" for pattern in ONCE]
+    once = [file for pattern in ONCE for file in sorted((ROOT / "tests").glob(f"{pattern}.py"))]
+    once += sorted((ROOT / "notebooks").glob("*.ipynb"))
+    deep = ["tests", *without, *options, "--write-trust", "docs/trust.md"]
+    brief = ["tests", "-q", "-rfE", "-m", "not deep", *without]
+    with ThreadPoolExecutor(2) as two:
+        parts = [
+            two.submit(run, "deep", sys.executable, deep, live=True, FLASHREF_DEEP="1"),
+            two.submit(run_elsewhere, ".venv-lowest", lowest, here[lowest], "requirements-lowest.txt", brief),
+            two.submit(run, "notebooks, book, browser", sys.executable, [*once, *options, "-q"], FLASHREF_DEEP="1"),
+        ]
+        if newest != f"{sys.version_info.major}.{sys.version_info.minor}":  # which the others run on
+            parts.append(two.submit(run_elsewhere, ".venv-newest", newest, here[newest], "requirements.txt", brief))
+        passed = [part.result() for part in parts]
+    return int(not all(passed))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_command_line import folder  # noqa: F401
 
-from flashref import Hyena, HyenaConfig, calibration, comparison, error_growth, save
+from flashref import Hyena, HyenaConfig, calibration, comparison, error_growth, machine, save
 from flashref.__main__ import main
 from flashref.bench_report import as_table, best_naive, from_json, summary
 from flashref.text import DNA, decode, encode
@@ -68,6 +68,15 @@ def test_results_that_say_anything_are_refused_or_make_a_table(data, name, tmp_p
     else:
         assert_clear(found, file)
     tried("faults", f"a file that {name} reads changed")
+
+
+@pytest.mark.parametrize("name", sorted(machine.environment().keys() - {"load_average"}))
+@pytest.mark.parametrize("reader", ["bench", "compare", "errors"])
+def test_results_that_do_not_say_where_they_were_measured_are_refused(reader, name, tmp_path):
+    read, content = READERS[reader]
+    environment = {key: value for key, value in content["environment"].items() if key != name}
+    (tmp_path / "r.json").write_bytes(as_text(content | {"environment": environment}))
+    assert_clear(confined(lambda: read(tmp_path / "r.json")), tmp_path / "r.json")
 
 
 def test_results_without_a_record_are_refused(tmp_path):
