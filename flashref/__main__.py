@@ -109,7 +109,7 @@ def _parser() -> argparse.ArgumentParser:
         "--preset",
         choices=["quick", "standard", "paper", "wide"],
         default="quick",
-        help="how much to measure: under two minutes, some ten, or half an hour; wide is as long, with more "
+        help="how much to measure: under two minutes, some ten, or half an hour; wide takes longer, with more "
         "sequences, a higher order, more layers and channels",
     )
     bench.add_argument("--lengths", type=int, nargs="+", help="L, how many positions, instead of the preset's settings")
