@@ -112,10 +112,9 @@ def memory_needed(
 ) -> Memory:
     """The bytes that an engine needs for M mixers, D channels, L positions and B sequences, its filters' copy included.
 
-    engine: a name as in make_mixer, "auto" too. dtype: of the filters and the
-    inputs; bfloat16 filters are kept in float32. base,
-    direct_up_to, chunk_points: what make_mixer would take on this machine, unless told. The caller's own filters are
-    not counted. On a CUDA device the work is an estimate: what cuFFT takes for itself is not in it.
+    engine: a name as in make_mixer, "auto" too. dtype: of the filters and the inputs; bfloat16 filters are kept in
+    float32. base, direct_up_to, chunk_points: what make_mixer would take on this machine, unless told. The caller's own
+    filters are not counted. On a CUDA device the work is an estimate: what cuFFT takes for itself is not in it.
 
     Costs O(log L) time and allocates nothing. Raises ValueError or TypeError for what is no engine or no count, or for
     a prompt longer than L.
