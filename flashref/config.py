@@ -40,8 +40,8 @@ class HyenaConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or not abs(value) <= 1e30:
                 raise ValueError(f"{name} must be a finite number of at most 1e30, got {value!r}")
-            if name.endswith("decay") and value <= 0:
-                raise ValueError(f"{name} must be > 0, got {value!r}")
+            if name.endswith("decay") and value < 1e-30:  # the rate of a shorter one would be no float32
+                raise ValueError(f"{name} must be at least 1e-30, got {value!r}")
         if self.decay_spacing not in ("linear", "log"):
             raise ValueError(f'decay_spacing must be "linear" or "log", got {self.decay_spacing!r}')
         if not isinstance(self.order, int) or self.order < 2:
