@@ -60,19 +60,20 @@ def run(name: str, python: Path | str, arguments: list[str | Path], live: bool =
     """Whether the tests pass there, with these variables set too. What they print is shown at once, or in one piece."""
     command = [python, "-m", "pytest", *arguments, "-p", "no:cacheprovider"]
     out = {} if live else {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    ran = subprocess.run(command, cwd=ROOT, env=os.environ | more, **out)
+    one_thread = {"OMP_NUM_THREADS": "1"}  # of two, one would wait for the core that the tests beside it have
+    ran = subprocess.run(command, cwd=ROOT, env=os.environ | one_thread | more, **out)
     print(f"\n===== {name}\n{ran.stdout or ''}", end="", flush=True)
     return ran.returncode == 0
 
 
 def run_elsewhere(name: str, version: str, python: str, requirements: str, arguments: list[str]) -> bool:
-    """run in an environment of its own, with one thread, so that it does not wait for the tests beside it."""
+    """run in an environment of its own."""
     try:
         inside = environment(name, python, ROOT / requirements)
     except subprocess.CalledProcessError as error:
         print(f"\n===== {name}: Python {version} with {requirements} cannot be installed: {error}", flush=True)
         return False
-    return run(f"Python {version} with {requirements}", inside, arguments, OMP_NUM_THREADS="1")
+    return run(f"Python {version} with {requirements}", inside, arguments)
 
 
 def main() -> int:
