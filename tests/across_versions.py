@@ -1,8 +1,8 @@
 """All of `make test-all`: all tests, the random ones deep, and `make test`'s on other Pythons.
 
-The arguments are pytest's options, for this Python. Four parts, two at a time: what tries at random; what is about the
-notebooks, the book or a browser; and, without that, each of the other Pythons. The lowest of the supported versions of
-Python that this machine has gets the lowest versions of everything that pyproject.toml accepts
+The arguments are pytest's options, for this Python. Five parts, two at a time: what tries at random; notebooks and
+exercises; the book and what is seen in a browser; and, without these two, each of the other Pythons. The lowest of the
+supported versions of Python that this machine has gets the lowest versions of everything that pyproject.toml accepts
 (requirements-lowest.txt), the newest those of requirements.txt. Each has an environment of its own, .venv-lowest and
 .venv-newest, which is made again when what it is made of changes.
 """
@@ -18,8 +18,9 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 PYPROJECT = ROOT / "pyproject.toml"
 SUITS = "import sys, ensurepip, venv; print('%d.%d' % sys.version_info[:2])"
-ONCE = ("test_book", "test_slides", "test_lab", "test_warnings", "*notebooks*", "*exercises*")
-ONCE += ("test_explorer", "test_timeline_explorer")
+NOTEBOOKS = ("*notebooks*", "test_exercises", "test_exercises_form")
+PAGES = ("test_book", "test_slides", "test_lab", "test_warnings", "test_exercises_in_browser")
+PAGES += ("test_explorer", "test_timeline_explorer")
 
 
 def supported() -> list[str]:
@@ -56,6 +57,11 @@ def environment(name: str, python: str, requirements: Path) -> Path:
     return inside
 
 
+def files(patterns: tuple[str, ...]) -> list[Path]:
+    """The test files with these names."""
+    return [file for pattern in patterns for file in sorted((ROOT / "tests").glob(f"{pattern}.py"))]
+
+
 def run(name: str, python: Path | str, arguments: list[str | Path], live: bool = False, **more: str) -> bool:
     """Whether the tests pass there, with these variables set too. What they print is shown at once, or in one piece."""
     command = [python, "-m", "pytest", *arguments, "-p", "no:cacheprovider"]
@@ -83,19 +89,20 @@ def main() -> int:
     print(f"Python here: {', '.join(here)}; not here, so not tried: {', '.join(missing) or 'none'}", flush=True)
     lowest, newest = min(here, key=versions.index), max(here, key=versions.index)
     options = sys.argv[1:]
-    without = [f"--ignore-glob=*/{pattern}.py" for pattern in ONCE]
-    once = [file for pattern in ONCE for file in sorted((ROOT / "tests").glob(f"{pattern}.py"))]
-    once += sorted((ROOT / "notebooks").glob("*.ipynb"))
+    without = [f"--ignore-glob=*/{pattern}.py" for pattern in NOTEBOOKS + PAGES]
+    notebooks = [*sorted((ROOT / "notebooks").glob("*.ipynb")), *files(NOTEBOOKS)]
     deep = ["tests", *without, *options, "--write-trust", "docs/trust.md"]
     brief = ["tests", "-q", "-rfE", "-m", "not deep", *without]
-    with ThreadPoolExecutor(2) as two:
+    quiet = [*options, "-q"]
+    with ThreadPoolExecutor(2) as two:  # in this order both have something to do to the end
         parts = [
             two.submit(run, "deep", sys.executable, deep, live=True, FLASHREF_DEEP="1"),
             two.submit(run_elsewhere, ".venv-lowest", lowest, here[lowest], "requirements-lowest.txt", brief),
-            two.submit(run, "notebooks, book, browser", sys.executable, [*once, *options, "-q"], FLASHREF_DEEP="1"),
+            two.submit(run, "notebooks, exercises", sys.executable, [*notebooks, *quiet], FLASHREF_DEEP="1"),
         ]
         if newest != f"{sys.version_info.major}.{sys.version_info.minor}":  # which the others run on
             parts.append(two.submit(run_elsewhere, ".venv-newest", newest, here[newest], "requirements.txt", brief))
+        parts.append(two.submit(run, "book, browser", sys.executable, [*files(PAGES), *quiet], FLASHREF_DEEP="1"))
         passed = [part.result() for part in parts]
     return int(not all(passed))
 

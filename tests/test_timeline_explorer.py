@@ -173,10 +173,10 @@ class Shown:
             page.clock.pause_at(1000)
 
     def lay(self, state: dict) -> list:
-        """What the kernel answers: a widget that is set as the reader chose."""
+        """What the kernel answers: the data of what the reader chose, and the last moment if there are no more."""
         made = TimelineExplorer(**{name: state[name] for name in NAMES})
         most = len(made.data["moments"]) - 1
-        return [{**state, "at": min(state["at"], most)}, made.data]
+        return [{"at": most} if state["at"] > most else {}, made.data]
 
     def control(self, name: str) -> Locator:
         return self.page.locator(f'[data-control="{name}"]')
