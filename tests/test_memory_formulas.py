@@ -59,7 +59,9 @@ def test_what_is_held_is_computed_to_the_byte_and_the_peak_is_bounded(engine, si
     if P < L:
         assert bytes_of(mixer) + late == need.held
     assert counted.peak <= need.total - need.views
-    assert need.total - need.views - CALLS <= 1.05 * counted.peak + 8 * 4 * B * D * (max(L, 8) if L < 70 else 20)
+    small = 8 * 4 * B * D * (max(L, 8) if L < 70 else 20)
+    small += 8 * M * D * (L + 2) if engine == "epoched" else 0  # filters padded, where an FFT asks for it
+    assert need.total - need.views - CALLS <= 1.05 * counted.peak + small
     tried("cases", "memory of an engine, computed and counted")
 
 
