@@ -1,6 +1,7 @@
 """What holds for the tests and for the notebooks that nbval runs."""
 
 import os
+import signal
 from collections import Counter
 
 import pytest
@@ -9,8 +10,9 @@ pytest_plugins = ["tests.tried"]
 
 
 def pytest_configure():
-    """What was measured on this machine must not decide what the tests run."""
+    """What was measured on this machine must not decide what the tests run, nor how they were started."""
     os.environ["FLASHREF_CALIBRATION"] = ""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's job in the background ignores Ctrl-C
 
 
 @pytest.hookimpl(wrapper=True)
