@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from flashref.convolution import causal_conv, fast_length
-from flashref.generation import Decoder
+from flashref.decoder import Decoder
 from flashref.graphs import BlockDecoder, Replay
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import psutil
 import torch
 from torch import Tensor
+from torch.nn import Linear
 
 from flashref.hyena import SHORT_TAPS, Hyena
 from flashref.memory import BY_NAME, Memory, bytes_held, memory_needed, phases, readable
@@ -105,15 +106,17 @@ def generation_memory(
 
 
 def _decoder(model: Hyena, engine: str, B: int, base: int) -> int:
-    """Bytes that a decoder keeps between two tokens: of each layer the short filter's block and taps."""
-    from flashref.generation import BLOCK  # which asks this file what fits
+    """Bytes that a decoder keeps between two tokens: the short filters' blocks and taps, and weights by columns."""
+    from flashref.decoder import BLOCK, by_columns  # which asks this file what fits
 
     config, weight = model.config, model.lm_head.weight
     streams = (config.order + 1) * config.d_model
     in_blocks = weight.is_cuda and engine in ("tiled_gpu", "lazy", "eager")  # graphs.BlockDecoder, with its noise
     slots = ((base if in_blocks else BLOCK) + SHORT_TAPS - 1) * B * streams
     of_block = 8 * (base + 1) * B * (1 + config.vocab_size) if in_blocks else 0
-    return weight.element_size() * config.n_layer * (slots + SHORT_TAPS * streams) + of_block
+    maps = (module for name, module in model.named_modules() if isinstance(module, Linear) and "filter_fn" not in name)
+    copied = sum(map.weight.numel() for map in maps if by_columns(map, B))
+    return weight.element_size() * (config.n_layer * (slots + SHORT_TAPS * streams) + copied) + of_block
 
 
 # Refusals. -----------------------------------------------------------------------------------------------------------

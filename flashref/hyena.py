@@ -2,7 +2,7 @@
 
 Names and arithmetic are those of the public Hyena operator (Poli et al. 2023, arXiv 2302.10866) and of HyenaDNA
 (Nguyen et al. 2023, arXiv 2306.15794), so that their checkpoints load as they are. What is here runs a whole sequence
-at once, for training and for a prompt; one token at a time is in generation.py.
+at once, for training and for a prompt; one token at a time is in decoder.py.
 """
 
 import math
@@ -19,8 +19,8 @@ from flashref.convolution import causal_conv
 from flashref.implicit_filter import ImplicitFilter
 
 if TYPE_CHECKING:
+    from flashref.decoder import OnlineOperator
     from flashref.engines import Engine
-    from flashref.generation import OnlineOperator
 
 SHORT_TAPS = 3  # the length of the short filter; the public models know no other
 
@@ -86,7 +86,7 @@ class HyenaOperator(nn.Module):
 
     def online(self, engine: "Engine" = "auto", batch_size: int = 1) -> "OnlineOperator":
         """The same operator one position at a time: ``.push(u_t)``, (B, D) -> (B, D)."""
-        from flashref.generation import OnlineOperator  # generation is built on this file
+        from flashref.decoder import OnlineOperator  # which is built on this file
 
         return OnlineOperator(self, engine, batch_size)
 

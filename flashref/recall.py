@@ -15,8 +15,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from flashref.checkpoints import PRETRAINED
+from flashref.decoder import Decoder
 from flashref.engines import make_mixer
-from flashref.generation import Decoder
 from flashref.hyena import Hyena
 from flashref.mixer import Mixer
 from flashref.tiling import check_count, check_integers

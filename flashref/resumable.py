@@ -23,10 +23,11 @@ from jaxtyping import Int
 from torch import Tensor
 
 from flashref.budget import check_generation
+from flashref.decoder import Decoder
 from flashref.engines import ENGINES, ON_CUDA, Engine, make_unasked
 from flashref.files import check_target, shown
 from flashref.finite import Checked, as_checked
-from flashref.generation import Decoder, check_request, sample
+from flashref.generation import check_request, sample
 from flashref.hyena import Hyena, check_tokens
 from flashref.mixer import Mixer
 from flashref.saved import check_numbers, check_settings, fingerprint, marks, read, settings, under, write
@@ -59,11 +60,20 @@ class Generation(Iterator):
             mixer = make_unasked(engine, model.filters(max(0, batch.shape[1] + n - 1)), batch.shape[0])
         self._generator = torch.Generator(batch.device)
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
-        self._set_up(model, mixer, batch.shape[1], n, temperature, top_k)
+        self._set_up(model, mixer, Decoder(model, mixer), batch.shape[1], n, temperature, top_k)
         self._tokens[:, : self._prompt] = batch
 
-    def _set_up(self, model: Hyena, mixer: Mixer, prompt: int, n: int, temperature: float, top_k: int | None) -> None:
-        self._model, self._mixer, self._decoder = model, mixer, Decoder(model, mixer)
+    def _set_up(
+        self,
+        model: Hyena,
+        mixer: Mixer,
+        decoder: Decoder,
+        prompt: int,
+        n: int,
+        temperature: float,
+        top_k: int | None,
+    ) -> None:
+        self._model, self._mixer, self._decoder = model, mixer, decoder
         self._prompt, self._n, self._temperature, self._top_k = prompt, n, temperature, top_k
         self._tokens = torch.zeros(mixer.batch_size, prompt + n, dtype=torch.long, device=mixer.filters.device)
         self._made, self.broken = 0, False
@@ -105,8 +115,9 @@ class Generation(Iterator):
         twin = object.__new__(type(self))
         twin._generator = torch.Generator(self._tokens.device)
         twin._generator.set_state(self._generator.get_state()) if seed is None else twin._generator.manual_seed(seed)
-        twin._set_up(self._model, self._mixer.fork(), self._prompt, self._n, self._temperature, self._top_k)
-        twin._decoder.restore(self._decoder.snapshot())
+        mixer = self._mixer.fork()
+        decoder = self._decoder.fork(mixer)
+        twin._set_up(self._model, mixer, decoder, self._prompt, self._n, self._temperature, self._top_k)
         twin._tokens.copy_(self._tokens)
         twin._made = self._made
         twin._marks, twin._fingerprint = self._marks, self._fingerprint
@@ -193,7 +204,7 @@ class Generation(Iterator):
         mixer = ENGINES[engine](filters, len(tokens), **about["settings"])
         if about.get("checked"):
             mixer = as_checked(mixer)
-        run._set_up(model, mixer, prompt, n, about["temperature"], about["top_k"])
+        run._set_up(model, mixer, Decoder(model, mixer), prompt, n, about["temperature"], about["top_k"])
         run._mixer.restore(under("mixer.", tensors))
         if run._mixer.position != (max(0, tokens.shape[1] - 1) if made else 0):
             raise ValueError(f"the engine stands at position {run._mixer.position}, behind {tokens.shape[1]} tokens")

@@ -18,7 +18,7 @@ from truth import assert_close
 
 import flashref
 from flashref import Generation, Hyena, make_mixer
-from flashref.generation import Decoder
+from flashref.decoder import Decoder
 
 made = cache(make)  # writes texts that do not repeat themselves, but is far from well conditioned
 tame = cache(lambda order, seed, dtype: randomised(Hyena, config(order=order), seed).to(dtype))

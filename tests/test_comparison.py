@@ -16,7 +16,7 @@ from flashref.__main__ import main
 from flashref.alternatives import Distilled, Truncated
 from flashref.comparison import Compared, held_out_windows, logits_with, lost_bits, window_bits
 from flashref.corpus import python_files
-from flashref.generation import Decoder
+from flashref.decoder import Decoder
 from flashref.turns import bytes_held, memory, time_in_turns
 
 

@@ -15,9 +15,9 @@ from truth import causal_sum
 import flashref
 from flashref import Generation, NotFinite, OnlineConvolution, checked, make_mixer
 from flashref.alternatives import Distilled
+from flashref.decoder import Decoder
 from flashref.error_bound import error_bound
 from flashref.finite import Checked
-from flashref.generation import Decoder
 from flashref.graphs import BlockDecoder
 
 SPOILED = "an infinity or a NaN put into one channel of one sequence"

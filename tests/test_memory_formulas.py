@@ -13,6 +13,7 @@ from test_memory import reachable
 from flashref import ENGINES, Hyena, HyenaConfig, TiledCPU, TiledGPU, generate, make_mixer
 from flashref.bounded import Bounded
 from flashref.budget import generation_memory
+from flashref.decoder import BLOCK
 from flashref.graphs import BlockDecoder
 from flashref.memory import CALLS, Memory, memory_needed, readable
 from flashref.mixer import PROMPT_POINTS
@@ -106,17 +107,23 @@ def test_a_whole_generation_stays_below_what_is_computed(engine, data, tried):
 
 
 @pytest.mark.parametrize("engine", ["lazy", "eager", "tiled_cpu", "bounded", "epoched"])
-def test_what_a_generation_keeps_beside_the_mixers_is_counted_too(engine):
+@pytest.mark.parametrize("B, columns", [(3, 2 * (8 * 32 + 8 * 16) + 8 * 12), (4, 0)])  # in_proj, fc1 and the head
+def test_what_a_generation_keeps_beside_the_mixers_is_counted_too(engine, B, columns):
     model = Hyena(HyenaConfig(d_model=8, n_layer=2, d_inner=16, vocab_size=12, l_max=300, order=3))
-    run = Generation(model, torch.ones(2, 1, dtype=torch.long), 300, engine)
+    run = Generation(model, torch.ones(B, 1, dtype=torch.long), 300, engine)
     for _ in run:
         pass
     weights = {tensor.untyped_storage().data_ptr() for tensor in model.state_dict().values()}
     held = [t for place, t in reachable(run).items() if place not in weights]
-    late = 2 * 32 * 4 * (299 - 192) if engine == "tiled_cpu" else 0  # 299 positions after the prompt: 3 blocks of 5
-    need = generation_memory(model, 1, 300, engine, 2)
+    late = B * 32 * 4 * (299 - 192) if engine == "tiled_cpu" else 0  # 299 positions after the prompt: 3 blocks of 5
+    need = generation_memory(model, 1, 300, engine, B)
     assert sum(t.untyped_storage().nbytes() for t in held) + late == need.held - need.weights
     assert need.weights == sum(t.numel() * 4 for t in {t.data_ptr(): t for t in model.state_dict().values()}.values())
+    decoder = set(reachable(run._decoder)) - weights - set(reachable(run._mixer))
+    slots = 2 * ((BLOCK + 2) * B + 3) * 32  # of the two layers' short filters, with the taps
+    assert sum(t.untyped_storage().nbytes() for place, t in reachable(run).items() if place in decoder) == 4 * (
+        columns + slots
+    )
 
 
 def test_a_graphs_decoder_keeps_what_is_computed_for_a_gpu(monkeypatch):

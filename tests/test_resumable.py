@@ -18,6 +18,7 @@ import torch
 from hostile import confined
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from test_memory import reachable
 
 import flashref
 from flashref import Generation, Hyena, HyenaConfig
@@ -97,6 +98,15 @@ def test_forks_draw_for_themselves_and_share_nothing_that_changes():
     assert torch.equal(other.tokens[:, :75], run.tokens[:, :75]) and not torch.equal(other.tokens, run.tokens)
     run.tokens.zero_()  # a copy
     assert torch.equal(run.tokens, expected())
+
+
+def test_forks_share_the_weights_that_steps_read():
+    run = Generation(MODEL, PROMPT, 150, "tiled_cpu", **DRAWN)
+    next(run)
+    kept, weights = reachable(run._decoder), {t.untyped_storage().data_ptr() for t in MODEL.state_dict().values()}
+    shared = kept.keys() & reachable(run.fork()._decoder).keys() - reachable(run._mixer).keys() - weights
+    by_columns = 2 * (8 * 24 + 8 * 16) + 8 * 11  # in_proj and fc1 of two layers, and the head
+    assert sum(kept[place].untyped_storage().nbytes() for place in shared) == 8 * (by_columns + 2 * 3 * 24)  # with taps
 
 
 def test_ctrl_c_leaves_the_tokens_so_far_and_an_object_that_goes_on():

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from flashref import ENGINES, Generation, Hyena, HyenaConfig, make_mixer
-from flashref.generation import BLOCK, Decoder
+from flashref.decoder import BLOCK, Decoder
 from flashref.graphs import BlockDecoder
 
 B, D, V, ORDER, LAYERS, P = 2, 8, 12, 3, 2, 3
