@@ -196,8 +196,9 @@ class OnlineOperator:
 def by_columns(linear: torch.nn.Linear, batch_size: int) -> bool:
     """Whether steps of B sequences read a map's weights, (N, K), from a copy that is stored column by column.
 
-    On a CPU, in float32 and float64, they are read so for tall weights, N > K, and B <= 3: the products of MKL then
-    take a third less time, where with more sequences they take up to a third more. Reading weights is most of a token.
+    On a CPU, in float32 and float64, they are read so for tall weights, N > K, and B <= 3: there the products of MKL
+    are faster by columns, and elsewhere they gain little or are slower (notebook 07 times them). Reading weights is
+    most of a token.
     """
     weight, (N, K) = linear.weight, linear.weight.shape
     few = batch_size <= FEW and N > K and not linear._forward_hooks
