@@ -19,6 +19,7 @@ from flashref.hyena import SHORT_TAPS, Hyena
 from flashref.memory import BY_NAME, Memory, bytes_held, memory_needed, phases, readable
 from flashref.memory_formulas import FORMULAS
 from flashref.mixer import Mixer
+from flashref.step_linear import numbers_made
 from flashref.tiled_cpu import BASE
 
 if TYPE_CHECKING:
@@ -89,7 +90,8 @@ def generation_memory(
     # Of a model that is split over processes (parallel.py) this process holds its part only.
     mine = (t.to_local() if hasattr(t, "to_local") else t for t in model.state_dict().values())
     state = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in mine}
-    decoder = _decoder(model, held.engine, B, settings.get("base") or BASE) + 8 * B * (prompt_length + n)
+    kept, passing = _decoder(model, held.engine, B, settings.get("base") or BASE)
+    decoder = kept + 8 * B * (prompt_length + n)
     # Before there is an engine: every layer's filters and all of them in a row, then the engine's copy beside these; or
     # the last layer's network at work.
     filters, lags = item * M * D * L, item * L
@@ -99,15 +101,18 @@ def generation_memory(
     rows, streams = item * B * P, (config.order + 1) * D
     long = rows * (streams + 3 * D) + conv + (0 if item > 2 else 8 * B * P * D)
     layer = 2 * rows * (D + 2) + max(5 * rows * streams, long, rows * (2 * config.d_inner + D))
-    token = item * B * (12 * D + streams + 2 * config.d_inner) + SAMPLE * B * config.rows
+    token = item * B * (12 * D + streams + 2 * config.d_inner) + passing + SAMPLE * B * config.rows
     peak = max(making, decoder + max(prompt + layer, run, held.held + token))
     held = replace(held, blocks=held.blocks + decoder).with_peak(peak)
     return replace(held, weights=sum(state.values()))
 
 
-def _decoder(model: Hyena, engine: str, B: int, base: int) -> int:
-    """Bytes that a decoder keeps between two tokens: the short filters' blocks and taps, and weights by columns."""
-    from flashref.decoder import BLOCK, by_columns  # which asks this file what fits
+def _decoder(model: Hyena, engine: str, B: int, base: int) -> tuple[int, int]:
+    """Bytes that a decoder keeps between two tokens: the short filters' blocks and taps, and weights by columns.
+
+    And those that a linear map makes, beside its answer, while a token goes through it.
+    """
+    from flashref.decoder import BLOCK  # which asks this file what fits
 
     config, weight = model.config, model.lm_head.weight
     streams = (config.order + 1) * config.d_model
@@ -115,8 +120,9 @@ def _decoder(model: Hyena, engine: str, B: int, base: int) -> int:
     slots = ((base if in_blocks else BLOCK) + SHORT_TAPS - 1) * B * streams
     of_block = 8 * (base + 1) * B * (1 + config.vocab_size) if in_blocks else 0
     maps = (module for name, module in model.named_modules() if isinstance(module, Linear) and "filter_fn" not in name)
-    copied = sum(map.weight.numel() for map in maps if by_columns(map, B))
-    return weight.element_size() * (config.n_layer * (slots + SHORT_TAPS * streams) + copied) + of_block
+    copied, passing = zip(*(numbers_made(map, B) for map in maps), strict=True)
+    kept = weight.element_size() * (config.n_layer * (slots + SHORT_TAPS * streams) + sum(copied)) + of_block
+    return kept, weight.element_size() * max(passing)
 
 
 # Refusals. -----------------------------------------------------------------------------------------------------------

@@ -4,8 +4,6 @@ It shares the model's weights and none of its forward's code.
 """
 
 import copy
-from collections.abc import Callable
-from functools import partial
 from typing import Self
 
 import torch
@@ -18,9 +16,9 @@ from flashref.finite import Checked, look
 from flashref.hyena import SHORT_TAPS, Hyena, HyenaOperator, Layer, check_like_weights
 from flashref.mixer import Mixer
 from flashref.snapshots import fill_buffers
+from flashref.step_linear import step_linear
 
 BLOCK = 64  # positions for which a step's views are made once
-FEW = 3  # sequences up to which a step reads tall weights by columns
 
 
 class OperatorStep:
@@ -30,7 +28,7 @@ class OperatorStep:
         self._operator, self._mixer = operator, mixer
         # For each long convolution, outermost last: which mixer, and which stream is the gate before it.
         self._order = [(first + o, operator.order - 1 - o) for o in range(operator.order - 1)]
-        self._in, self._out = (_linear(map, mixer.batch_size) for map in (operator.in_proj, operator.out_proj))
+        self._in, self._out = (step_linear(map, mixer.batch_size) for map in (operator.in_proj, operator.out_proj))
         # The short filter runs as the engine Eager does: a slot of the block holds its output's partial sum. Views of
         # every position are made once, so that a step makes one call for it.
         taps, self._bias = operator.short_filter.weight.detach()[:, 0].T, operator.short_filter.bias.detach()
@@ -92,7 +90,7 @@ class LayerStep:
         self._layer = layer
         self.operator = OperatorStep(layer.mixer, mixer, first)
         self._norm1, self._norm2 = _norm(layer.norm1), _norm(layer.norm2)
-        self._fc1, self._fc2 = (_linear(map, mixer.batch_size) for map in (layer.mlp.fc1, layer.mlp.fc2))
+        self._fc1, self._fc2 = (step_linear(map, mixer.batch_size) for map in (layer.mlp.fc1, layer.mlp.fc2))
 
     def fork(self, mixer: Mixer) -> Self:
         twin = copy.copy(self)
@@ -115,13 +113,13 @@ class Decoder:
     mixer: an engine made from ``model.filters(length)``; it sets the batch size and how far one can go. The weights are
     taken as they are now: what is changed in them later is seen in part or not at all.
 
-    Memory: the short filters' blocks and, for few sequences on a CPU, the tall weights once more (see by_columns).
+    Memory: the short filters' blocks and, for few sequences on a CPU, the tall weights once more (see step_linear.py).
     """
 
     def __init__(self, model: Hyena, mixer: Mixer) -> None:
         self._mixer, self._checked = mixer, isinstance(mixer, Checked)
         self._embedding = model.backbone.embeddings.word_embeddings.weight.detach()
-        self._norm, self._head = _norm(model.backbone.ln_f), _weight(model.lm_head, mixer.batch_size)
+        self._norm, self._head = _norm(model.backbone.ln_f), step_linear(model.lm_head, mixer.batch_size)
         mixers = model.config.order - 1
         self._layers = [LayerStep(layer, mixer, i * mixers) for i, layer in enumerate(model.backbone.layers)]
 
@@ -160,7 +158,7 @@ class Decoder:
         return {f"short_filter_{i}": layer.operator.pending for i, layer in enumerate(self._layers)}
 
     def _logits(self, h: Float[Tensor, "B D"]) -> Float[Tensor, "B V"]:
-        logits = F.linear(F.layer_norm(h, *self._norm), self._head)
+        logits = self._head(F.layer_norm(h, *self._norm))
         if self._checked:  # nothing goes from here into a mixer
             look("a logit", logits.unsqueeze(-1), self._mixer.position - 1, None)
         return logits
@@ -191,30 +189,6 @@ class OnlineOperator:
         y = self._step.step(u_t)
         self._mixer.advance()
         return y
-
-
-def by_columns(linear: torch.nn.Linear, batch_size: int) -> bool:
-    """Whether steps of B sequences read a map's weights, (N, K), from a copy that is stored column by column.
-
-    On a CPU, in float32 and float64, they are read so for tall weights, N > K, and B <= 3: there the products of MKL
-    are faster by columns, and elsewhere they gain little or are slower (notebook 07 times them). Reading weights is
-    most of a token.
-    """
-    weight, (N, K) = linear.weight, linear.weight.shape
-    few = batch_size <= FEW and N > K and not linear._forward_hooks
-    return few and not weight.is_cuda and weight.dtype in (torch.float32, torch.float64)
-
-
-def _weight(linear: torch.nn.Linear, batch_size: int) -> Float[Tensor, "N K"]:
-    weight = linear.weight.detach()
-    return weight.T.contiguous().T if by_columns(linear, batch_size) else weight
-
-
-def _linear(linear: torch.nn.Linear, batch_size: int) -> Callable[[Tensor], Tensor]:
-    """The map itself, which is faster to call than the module; but a module with hooks needs them (parallel.py)."""
-    if linear._forward_hooks:
-        return linear
-    return partial(F.linear, weight=_weight(linear, batch_size), bias=linear.bias.detach())
 
 
 def _norm(norm: torch.nn.LayerNorm) -> tuple[tuple[int, ...], Tensor, Tensor, float]:

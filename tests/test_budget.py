@@ -171,7 +171,7 @@ def test_what_graphs_decode_in_blocks_is_counted_in_blocks(engine, model, monkey
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     tokens_and_noise = 8 * (2 * 65 + 65 * 2 * 12)
     layers = 2 * 4 * ((64 + 2) * 2 * 48 + 3 * 48)
-    assert budget_module._decoder(model, engine, 2, 64) == tokens_and_noise + layers
+    assert budget_module._decoder(model, engine, 2, 64) == (tokens_and_noise + layers, 0)
 
 
 @pytest.mark.parametrize("kernels", [False, True])

@@ -8,7 +8,6 @@ from test_engines import ENGINES, MODES, PLACES
 from test_hyena import config, randomised
 
 from flashref import Hyena, generate, stream
-from flashref.decoder import by_columns
 
 L_MAX, VOCABULARY = 48, 11
 
@@ -164,23 +163,6 @@ def test_tokens_are_drawn_as_often_as_softmax_says(model, temperature, top_k):
     assert seen.sum() == seen[allowed].sum() == draws
     assert expected.min() > 5
     assert ((seen[allowed] - expected) ** 2 / expected).sum() < 30
-
-
-@pytest.mark.parametrize("B", [1, 3, 4])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
-def test_few_sequences_read_tall_weights_by_columns_and_a_module_with_hooks_is_called(B, dtype):
-    model = make().to(dtype)
-    layer, columns = model.backbone.layers[0], B < 4 and dtype != torch.bfloat16
-    tall = {"in_proj": layer.mixer.in_proj, "fc1": layer.mlp.fc1, "head": model.lm_head}
-    assert {name: by_columns(linear, B) for name, linear in tall.items()} == dict.fromkeys(tall, columns)
-    assert not any(by_columns(linear, B) for linear in (layer.mixer.out_proj, layer.mlp.fc2))
-    called = []
-    hook = layer.mlp.fc1.register_forward_hook(lambda *_: called.append(1))
-    assert not by_columns(layer.mlp.fc1, B)
-    tokens = generate(model, prompts(B, 4), 6)
-    assert len(called) == 1 + 5  # the prompt, and each token that is fed back
-    hook.remove()
-    assert dtype == torch.bfloat16 or torch.equal(generate(model, prompts(B, 4), 6), tokens)
 
 
 def test_rows_that_pad_the_vocabulary_are_never_generated():
