@@ -108,9 +108,9 @@ def generation_memory(
 
 
 def _decoder(model: Hyena, engine: str, B: int, base: int) -> tuple[int, int]:
-    """Bytes that a decoder keeps between two tokens: the short filters' blocks and taps, and weights by columns.
+    """Bytes that a decoder keeps between two tokens, and the most that one of its linear maps makes beside its answer.
 
-    And those that a linear map makes, beside its answer, while a token goes through it.
+    It keeps the short filters' blocks and taps, and what the maps keep (step_linear.py).
     """
     from flashref.decoder import BLOCK  # which asks this file what fits
 

@@ -182,7 +182,7 @@ def step_distribution(records: Sequence[Record], where: str) -> Figure:
         axes.set_yticks(range(len(shown)), [r.engine for r in shown])
         axes.set_ylim(len(shown) - 0.5, -0.6)
         axes.set(xscale="log", xlabel="µs of a position")
-        axes.margins(x=0.2)
+        axes.margins(x=0.3)
         low, high = axes.get_xlim()
         axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 30 * low else (1, 2, 5)))
         axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
