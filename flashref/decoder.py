@@ -108,12 +108,14 @@ class LayerStep:
 
 
 class Decoder:
-    """A model on its way through a sequence: ``prefill(tokens)`` once, then ``step(token)``; both answer with logits.
+    """A model on its way through a sequence: ``prefill(tokens)`` once, then ``step(token)``.
 
-    mixer: an engine made from ``model.filters(length)``; it sets the batch size and how far one can go. The weights are
-    taken as they are now: what is changed in them later is seen in part or not at all.
+    Both answer with logits. mixer: an engine made from ``model.filters(length)``; it sets the
+    batch size and how far one can go. The weights are taken as they are now: what is changed
+    in them later is seen in part or not at all.
 
-    Memory: the short filters' blocks and, for few sequences on a CPU, the tall weights once more (see step_linear.py).
+    Memory: the short filters' blocks and, for few sequences on a CPU, the tall weights once
+    more (see step_linear.py).
     """
 
     def __init__(self, model: Hyena, mixer: Mixer) -> None:
@@ -133,7 +135,8 @@ class Decoder:
     def step(self, token: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         """Logits after one more token for each sequence. Raises ValueError for another shape."""
         if token.shape != (self._mixer.batch_size,):  # what could be broadcast would be, unnoticed
-            raise ValueError(f"token must have shape (B,) = ({self._mixer.batch_size},), got {tuple(token.shape)}")
+            want = (self._mixer.batch_size,)
+            raise ValueError(f"token must have shape (B,) = {want}, got {tuple(token.shape)}")
         h = F.embedding(token, self._embedding)
         for layer in self._layers:
             h = layer.step(h)
@@ -141,11 +144,11 @@ class Decoder:
         return self._logits(h)
 
     def snapshot(self) -> dict[str, Tensor]:
-        """What the short filters remember, copied: what restore() takes. The mixer has a snapshot of its own."""
+        """What the short filters remember, copied: what restore() takes. The mixer has its own."""
         return {name: t.clone() for name, t in self._buffers().items()}
 
     def restore(self, snapshot: dict[str, Tensor]) -> None:
-        """Go on from a snapshot of a decoder of the same model; refuses another's, as the mixer's restore does."""
+        """Go on from a snapshot of a decoder of the same model; refuses another's, as a mixer does."""
         fill_buffers(self._buffers(), snapshot)
 
     def fork(self, mixer: Mixer) -> Self:
