@@ -28,14 +28,19 @@ def environment(device: str = "cpu") -> dict:
     }
 
 
-def processor() -> str:
-    """The processor's name, as the system gives it."""
-    cpuinfo = Path("/proc/cpuinfo")
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The processor's name, as the system gives it, and what tells two of the same name apart.
+
+    A virtual machine may call every generation of a maker's processors the same. Their family and model differ, and
+    often the widest instructions that PyTorch uses.
+    """
+    found = {}
     if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+        lines = (line.partition(":") for line in cpuinfo.read_text().splitlines())
+        found = {key.strip(): value.strip() for key, _, value in lines}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    generation = [f"{key} {found[f]}" for key, f in (("family", "cpu family"), ("model", "model")) if f in found]
+    return f"{name} ({', '.join([*generation, torch.backends.cpu.get_cpu_capability()])})"
 
 
 def _commit() -> str | None:
